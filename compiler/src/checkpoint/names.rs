@@ -1,0 +1,32 @@
+//! Tensor names: the IR's and Hugging Face's.
+
+use crate::models::Decoder;
+
+/// A tensor that a model must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Name in the IR: `layers.0.self_attn.q_proj`.
+    pub name: String,
+    /// Name in the files: `model.layers.0.self_attn.q_proj.weight`.
+    pub stored: String,
+    /// Its shape.
+    pub shape: Vec<u32>,
+}
+
+/// The tensors of a model, in the order in which the graph uses them.
+pub fn expected(decoder: &Decoder) -> Vec<Expected> {
+    decoder
+        .weights()
+        .into_iter()
+        .map(|(name, shape)| Expected { stored: hugging_face(&name), name, shape })
+        .collect()
+}
+
+/// `lm_head` keeps its place at the top; everything else lies under `model.`. A bias is named like its matrix.
+fn hugging_face(name: &str) -> String {
+    let prefix = if name == "lm_head" { "" } else { "model." };
+    match name.strip_suffix(".bias") {
+        Some(matrix) => format!("{prefix}{matrix}.bias"),
+        None => format!("{prefix}{name}.weight"),
+    }
+}

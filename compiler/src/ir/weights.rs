@@ -1,0 +1,178 @@
+//! Weights as expressions over stored tensors.
+//!
+//! A module holds no numbers. A weight is a name, a type and an expression; its rows are computed a chunk at a time
+//! from a [`WeightSource`] (a mapped checkpoint, a mapped artifact) when somebody writes or packs them.
+
+use std::ops::Range;
+
+use super::types::{Encoding, WeightType};
+use crate::{math, quant};
+
+/// Gives the stored tensors that weight expressions name. Checkpoints and read-back artifacts implement it.
+pub trait WeightSource: Send + Sync {
+    /// The stored tensor of that name.
+    ///
+    /// # Errors
+    /// [`WeightError::Missing`] when there is none.
+    fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError>;
+
+    /// Says that the bytes of `name` will not be read again soon, so that mapped pages may be given back.
+    fn release(&self, _name: &str) {}
+}
+
+/// A tensor as it lies in a file.
+#[derive(Clone, Debug)]
+pub struct StoredTensor<'a> {
+    /// Encoding and shape.
+    pub ty: WeightType,
+    /// Exactly `ty.bytes()` bytes.
+    pub bytes: &'a [u8],
+}
+
+/// How the numbers of a weight come about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum WeightExpr {
+    /// A stored tensor.
+    Stored(String),
+    /// The rows of several expressions, one after another: `rows(a, b)`.
+    Rows(Vec<WeightExpr>),
+    /// Each number times a factor, in f32: `scale(a, 0.125)`.
+    Scale(Box<WeightExpr>, f32),
+    /// Every number the same: `fill(0.015625)`.
+    Fill(f32),
+    /// Row `p` is `cos(p · theta^(-2j/D))`, both halves alike: `rope_cos(1e6)`.
+    RopeCos(f64),
+    /// Row `p` is `sin(p · theta^(-2j/D))`, both halves alike: `rope_sin(1e6)`.
+    RopeSin(f64),
+}
+
+/// Why the numbers of a weight cannot be had.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum WeightError {
+    /// The source has no such tensor.
+    #[error("there is no tensor `{0}`")]
+    Missing(String),
+    /// The stored tensor does not fit the weight.
+    #[error("tensor `{name}`: {what}")]
+    Unfit {
+        /// Name of the tensor.
+        name: String,
+        /// What does not fit.
+        what: String,
+    },
+    /// A number is not finite in the encoding that was asked for.
+    #[error("weight `{weight}`, row {row}, column {column}: {value} cannot be stored as {encoding}")]
+    Overflow {
+        /// Name of the weight.
+        weight: String,
+        /// Row of the number.
+        row: usize,
+        /// Column of the number.
+        column: usize,
+        /// The number itself.
+        value: f32,
+        /// The encoding that cannot hold it.
+        encoding: Encoding,
+    },
+}
+
+impl WeightExpr {
+    /// Names of the stored tensors it reads, in order.
+    pub fn stored(&self) -> Vec<&str> {
+        match self {
+            WeightExpr::Stored(name) => vec![name],
+            WeightExpr::Rows(parts) => parts.iter().flat_map(WeightExpr::stored).collect(),
+            WeightExpr::Scale(inner, _) => inner.stored(),
+            WeightExpr::Fill(_) | WeightExpr::RopeCos(_) | WeightExpr::RopeSin(_) => Vec::new(),
+        }
+    }
+
+    /// Computes rows `range` of a weight of `columns` columns in f32.
+    ///
+    /// # Errors
+    /// When a stored tensor is missing or does not fit.
+    pub fn rows(
+        &self,
+        source: &dyn WeightSource,
+        columns: usize,
+        range: Range<usize>,
+        out: &mut Vec<f32>,
+    ) -> Result<(), WeightError> {
+        match self {
+            WeightExpr::Stored(name) => {
+                let stored = stored_rows(source, name, columns, &range)?;
+                quant::decode(stored.0, stored.1, out);
+            }
+            WeightExpr::Rows(parts) => {
+                let mut first = 0;
+                for part in parts {
+                    let rows = part.row_count(source, columns)?;
+                    let (from, to) = (range.start.max(first), range.end.min(first + rows));
+                    if from < to {
+                        part.rows(source, columns, from - first..to - first, out)?;
+                    }
+                    first += rows;
+                }
+            }
+            WeightExpr::Scale(inner, factor) => {
+                let before = out.len();
+                inner.rows(source, columns, range, out)?;
+                out[before..].iter_mut().for_each(|x| *x *= factor);
+            }
+            WeightExpr::Fill(value) => out.resize(out.len() + range.len() * columns, *value),
+            WeightExpr::RopeCos(theta) => rope_rows(*theta, columns, range, math::cos, out),
+            WeightExpr::RopeSin(theta) => rope_rows(*theta, columns, range, math::sin, out),
+        }
+        Ok(())
+    }
+
+    /// Rows that the expression has by itself; generated ones have as many as asked.
+    fn row_count(&self, source: &dyn WeightSource, columns: usize) -> Result<usize, WeightError> {
+        match self {
+            WeightExpr::Stored(name) => {
+                let ty = source.tensor(name)?.ty;
+                check_columns(name, &ty, columns)?;
+                Ok(ty.rows())
+            }
+            WeightExpr::Rows(parts) => parts.iter().map(|p| p.row_count(source, columns)).sum(),
+            WeightExpr::Scale(inner, _) => inner.row_count(source, columns),
+            WeightExpr::Fill(_) | WeightExpr::RopeCos(_) | WeightExpr::RopeSin(_) => Ok(1),
+        }
+    }
+}
+
+/// Encoding and bytes of some rows of a stored tensor.
+fn stored_rows<'a>(
+    source: &'a dyn WeightSource,
+    name: &str,
+    columns: usize,
+    range: &Range<usize>,
+) -> Result<(Encoding, &'a [u8]), WeightError> {
+    let tensor = source.tensor(name)?;
+    check_columns(name, &tensor.ty, columns)?;
+    let width = tensor.ty.row_bytes();
+    match tensor.bytes.get(range.start * width..range.end * width) {
+        Some(bytes) => Ok((tensor.ty.encoding, bytes)),
+        None => Err(WeightError::Unfit {
+            name: name.to_string(),
+            what: format!("has {} rows, not {}", tensor.ty.rows(), range.end),
+        }),
+    }
+}
+
+fn check_columns(name: &str, ty: &WeightType, columns: usize) -> Result<(), WeightError> {
+    if ty.columns() == columns {
+        return Ok(());
+    }
+    Err(WeightError::Unfit { name: name.to_string(), what: format!("is {ty}, not {columns} wide") })
+}
+
+/// Rows of the table that holds `f(p · theta^(-2j/columns))` for positions `p`.
+fn rope_rows(theta: f64, columns: usize, range: Range<usize>, f: fn(f64) -> f64, out: &mut Vec<f32>) {
+    let half = columns / 2;
+    for position in range {
+        let start = out.len();
+        out.extend((0..half).map(|j| f(math::rope_angle(position as f64, theta, j, columns)) as f32));
+        out.extend_from_within(start..);
+    }
+}
