@@ -99,6 +99,10 @@ pub trait Engine {
     /// # Errors
     /// [`EngineError::Input`] when `input` does not fit [`Engine::shape`]; see [`StepInput::check`].
     fn step(&mut self, input: &StepInput<'_>, out: &mut StepOutput) -> Result<(), EngineError>;
+    /// Values inside the model that the engine was asked to keep of the last step, by name; most engines show none.
+    fn taps(&self) -> &[(String, Vec<f32>)] {
+        &[]
+    }
 }
 
 impl StepInput<'_> {
