@@ -2,12 +2,44 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A family of checkpoints, and so a published decoding algorithm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// SDAR (JetLM).
-    Sdar,
+use crate::choice::choices;
+
+choices! {
+    /// A family of checkpoints, and so a published decoding algorithm.
+    Family {
+        /// SDAR (JetLM): a Qwen3 decoder with block-causal attention.
+        Sdar = "sdar",
+    }
+}
+
+choices! {
+    /// A published generation algorithm.
+    Algorithm {
+        /// SDAR's block diffusion.
+        SdarBlockDiffusion = "sdar.block_diffusion_generate",
+    }
+}
+
+choices! {
+    /// Which masks of a block a pass fills.
+    Remasking {
+        /// The step's quota, from the first mask on.
+        Sequential = "sequential",
+        /// The step's quota, the most confident ones.
+        LowConfidenceStatic = "low_confidence_static",
+        /// All above the threshold, at least the step's quota.
+        LowConfidenceDynamic = "low_confidence_dynamic",
+    }
+}
+
+choices! {
+    /// Which token a row of logits names.
+    Logits {
+        /// Row `i` names token `i`.
+        Aligned = "aligned",
+        /// Row `i` names token `i + 1`.
+        Shifted = "shifted",
+    }
 }
 
 /// Which keys a token sees.
@@ -20,16 +52,6 @@ pub enum Attention {
     Full,
 }
 
-/// Which token a row of logits predicts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Logits {
-    /// Row `i` names token `i`.
-    Aligned,
-    /// Row `i` names token `i + 1`.
-    Shifted,
-}
-
 /// Facts of the model and the defaults of generation; the content of `generation.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,7 +60,7 @@ pub struct Generation {
     pub family: Family,
     /// Which keys a token sees.
     pub attention: Attention,
-    /// Which token a row of logits predicts.
+    /// Which token a row of logits names.
     pub logits: Logits,
     /// Tokens refined together.
     pub block: u32,
@@ -46,10 +68,10 @@ pub struct Generation {
     pub mask_id: u32,
     /// Tokens that end an answer.
     pub end_ids: Vec<u32>,
-    /// The published algorithm, `sdar.block_diffusion_generate`.
-    pub algorithm: String,
-    /// How a pass chooses the positions that it accepts.
-    pub strategy: String,
+    /// The published algorithm.
+    pub algorithm: Algorithm,
+    /// Which masks of a block a pass fills.
+    pub strategy: Remasking,
     /// Passes that a block is meant to take.
     pub steps: u32,
     /// Confidence above which tokens are accepted, one a block; the last repeats.
@@ -66,14 +88,28 @@ pub struct Generation {
     pub seed: u64,
 }
 
-impl Family {
-    /// All families.
-    pub const ALL: [Family; 1] = [Family::Sdar];
-
-    /// The name in recipes and artifacts.
-    pub fn name(self) -> &'static str {
-        match self {
-            Family::Sdar => "sdar",
+impl Generation {
+    /// A family's defaults with the facts of one checkpoint: what runs a checkpoint without a recipe. The same values
+    /// stand in `recipes/families`.
+    pub fn defaults(family: Family, block: Option<u32>, mask_id: u32, end_ids: Vec<u32>) -> Generation {
+        match family {
+            Family::Sdar => Generation {
+                family,
+                attention: Attention::BlockCausal,
+                logits: Logits::Aligned,
+                block: block.unwrap_or(4),
+                mask_id,
+                end_ids,
+                algorithm: Algorithm::SdarBlockDiffusion,
+                strategy: Remasking::LowConfidenceDynamic,
+                steps: block.unwrap_or(4),
+                threshold: vec![0.9],
+                temperature: 0.0,
+                top_k: 0,
+                top_p: 1.0,
+                max_tokens: 256,
+                seed: 0,
+            },
         }
     }
 }

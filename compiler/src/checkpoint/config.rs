@@ -38,18 +38,17 @@ impl Config {
             Family::Sdar => models::sdar::decoder(&Fields(&json))?,
         };
         let mut end_ids = match Json::read_if_present(folder, "generation_config.json")? {
-            Some(generation) => generation.ids("eos_token_id")?,
+            Some(generation) => generation.ids("eos_token_id", decoder.vocab)?,
             None => Vec::new(),
         };
         if end_ids.is_empty() {
-            end_ids = json.ids("eos_token_id")?;
+            end_ids = json.ids("eos_token_id", decoder.vocab)?;
         }
-        let mask_id = json.ids("mask_token_id")?.first().copied();
-        for id in end_ids.iter().chain(&mask_id) {
-            if *id >= decoder.vocab {
-                return Err(json.error(format!("token id {id} is not below `vocab_size` {}", decoder.vocab)));
-            }
-        }
+        let mask_id = match json.ids("mask_token_id", decoder.vocab)?[..] {
+            [] => None,
+            [id] => Some(id),
+            _ => return Err(json.error("`mask_token_id` is more than one token id")),
+        };
         Ok(Config {
             family,
             decoder,
@@ -119,7 +118,7 @@ impl Fields<'_> {
     /// The base of the rotary frequencies, from `rope_theta` or, in the newer spelling, `rope_parameters`.
     ///
     /// # Errors
-    /// When neither is there, or positions are scaled in a way that is not supported.
+    /// When neither is there, both are but differ, or positions are scaled in a way that is not supported.
     pub fn rope_theta(&self) -> Result<f64, CheckpointError> {
         self.only("rope_scaling", &[])?;
         let Some(parameters) = self.0.get("rope_parameters") else { return self.0.positive("rope_theta") };
@@ -128,7 +127,19 @@ impl Fields<'_> {
         };
         let nested = Json { file: self.0.file.clone(), object: object.clone() };
         Fields(&nested).only("rope_type", &["default".into()])?;
-        nested.positive("rope_theta")
+        let unknown = |key: &&String| nested.get(key).is_some() && !["rope_theta", "rope_type"].contains(&key.as_str());
+        if let Some(key) = object.keys().find(unknown) {
+            return Err(self
+                .0
+                .error(format!("`rope_parameters` has `{}`, which is not supported", key.escape_debug())));
+        }
+        let theta = nested.positive("rope_theta")?;
+        match self.0.get("rope_theta").map(|_| self.0.positive("rope_theta")).transpose()? {
+            Some(other) if other != theta => {
+                Err(self.0.error(format!("`rope_theta` is {other}, but `rope_parameters` makes it {theta}")))
+            }
+            _ => Ok(theta),
+        }
     }
 }
 
@@ -153,7 +164,7 @@ fn family(json: &Json) -> Result<Family, CheckpointError> {
             let (model_type, architecture) = (found(model_type), found(architecture));
             let known = "`sdar` with `SDARForCausalLM`";
             Err(json.error(format!(
-                "`model_type` is {model_type} and `architectures` {architecture}: no family that is known here ({known})"
+                "`model_type` is {model_type} and `architectures` {architecture}: no family known here ({known})"
             )))
         }
     }

@@ -1,15 +1,17 @@
 //! Reading small JSON files of strangers: size-limited, with errors that name file and key.
 
-use std::fs::File;
-use std::io::Read;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::CheckpointError;
 
-/// Largest JSON file that is read. Published index files stay below 100 KB, tokenizer_config.json below 1 MB.
-const MAX_BYTES: u64 = 16 << 20;
+/// Largest JSON file that is read. The largest published ones are tokenizer.json of Qwen (11 MB) and of LLaDA (6 MB).
+const MAX_BYTES: u64 = 64 << 20;
 
 /// A JSON object and the file it came from.
 #[derive(Debug)]
@@ -22,14 +24,17 @@ impl Json {
     /// Reads a file that must exist.
     pub(super) fn read(file: PathBuf) -> Result<Json, CheckpointError> {
         let io = |error| CheckpointError::Io { file: file.clone(), error };
-        let mut text = String::new();
-        let read = File::open(&file).and_then(|f| f.take(MAX_BYTES + 1).read_to_string(&mut text)).map_err(io)?;
         let wrong = |what: String| CheckpointError::File { file: file.clone(), what };
+        let mut text = String::new();
+        let read = open(&file)?.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(io)?;
         if read as u64 > MAX_BYTES {
             return Err(wrong(format!("is larger than {} MiB", MAX_BYTES >> 20)));
         }
         match serde_json::from_str(&text).map_err(|e| wrong(format!("is not JSON: {e}")))? {
-            Value::Object(object) => Ok(Json { file, object }),
+            Value::Object(object) => match repeated_key(text.as_bytes()) {
+                Some(key) => Err(wrong(format!("has `{}` twice", key.escape_debug()))),
+                None => Ok(Json { file, object }),
+            },
             _ => Err(wrong("is not a JSON object".into())),
         }
     }
@@ -37,7 +42,7 @@ impl Json {
     /// Reads a file that may be absent.
     pub(super) fn read_if_present(folder: &Path, name: &str) -> Result<Option<Json>, CheckpointError> {
         let file = folder.join(name);
-        if file.exists() { Json::read(file).map(Some) } else { Ok(None) }
+        if is_absent(&file) { Ok(None) } else { Json::read(file).map(Some) }
     }
 
     /// The value of a key; `null` counts as absent.
@@ -61,10 +66,11 @@ impl Json {
         self.get(key).map(|_| self.size(key, most)).transpose()
     }
 
-    /// A token id, or a list of them, as both occur.
-    pub(super) fn ids(&self, key: &str) -> Result<Vec<u32>, CheckpointError> {
-        let wrong = || self.error(format!("`{key}` is neither a token id nor a list of them"));
-        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(wrong);
+    /// A token id below `vocab`, or a list of them, as both occur.
+    pub(super) fn ids(&self, key: &str, vocab: u32) -> Result<Vec<u32>, CheckpointError> {
+        let wrong =
+            || self.error(format!("`{key}` is neither a token id below `vocab_size` {vocab} nor a list of them"));
+        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n < vocab).ok_or_else(wrong);
         match self.get(key) {
             None => Ok(Vec::new()),
             Some(Value::Array(ids)) => ids.iter().map(id).collect(),
@@ -87,4 +93,42 @@ impl Json {
         let number = value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
         number.ok_or_else(|| self.error(format!("`{key}` is {value}, not a number above 0")))
     }
+}
+
+/// Whether nothing has that name; a link that leads nowhere is something.
+pub(super) fn is_absent(path: &Path) -> bool {
+    matches!(path.symlink_metadata(), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Opens a file, but no folder, pipe or device: some of these would never answer.
+pub(super) fn open(path: &Path) -> Result<File, CheckpointError> {
+    let io = |error| CheckpointError::Io { file: path.to_path_buf(), error };
+    match fs::metadata(path).map_err(io)?.is_file() {
+        true => File::open(path).map_err(io),
+        false => Err(CheckpointError::File { file: path.to_path_buf(), what: "is not a file".into() }),
+    }
+}
+
+/// The first key that a JSON object has a second time, where a parser would let the last one win.
+pub(super) fn repeated_key(object: &[u8]) -> Option<String> {
+    struct Keys;
+    impl<'de> Visitor<'de> for Keys {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<String>, A::Error> {
+            let mut seen = HashSet::new();
+            let mut repeated = None;
+            while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+                if !seen.insert(key.clone()) {
+                    repeated.get_or_insert(key);
+                }
+            }
+            Ok(repeated)
+        }
+    }
+    serde_json::Deserializer::from_slice(object).deserialize_map(Keys).ok().flatten()
 }

@@ -44,7 +44,7 @@ pub enum CheckpointError {
         what: String,
     },
     /// One tensor is not what the configuration says.
-    #[error("{}: tensor `{tensor}` {what}", file.display())]
+    #[error("{}: tensor `{}` {what}", file.display(), tensor.escape_debug())]
     Tensor {
         /// The file that holds it, or should.
         file: PathBuf,
@@ -60,7 +60,7 @@ pub enum CheckpointError {
         folder: PathBuf,
         /// Names that no file holds.
         missing: Vec<String>,
-        /// `file: name` of tensors that the model does not have.
+        /// `name (file)` of tensors that the model does not have.
         extra: Vec<String>,
     },
 }

@@ -15,11 +15,7 @@ pub struct Expected {
 
 /// The tensors of a model, in the order in which the graph uses them.
 pub fn expected(decoder: &Decoder) -> Vec<Expected> {
-    decoder
-        .weights()
-        .into_iter()
-        .map(|(name, shape)| Expected { stored: hugging_face(&name), name, shape })
-        .collect()
+    decoder.weights().into_iter().map(|(name, shape)| Expected { stored: hugging_face(&name), name, shape }).collect()
 }
 
 /// `lm_head` keeps its place at the top; everything else lies under `model.`. A bias is named like its matrix.

@@ -1,7 +1,6 @@
 //! The safetensors files of a checkpoint: one, or several with an index.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::CheckpointError;
-use super::json::Json;
+use super::json::{self, Json};
 use super::names::Expected;
 use crate::ir::{Encoding, StoredTensor, WeightType};
 
@@ -41,7 +40,7 @@ impl Shards {
     pub fn open(folder: &Path) -> Result<Shards, CheckpointError> {
         let mut shards = Shards { folder: folder.to_path_buf(), files: Vec::new(), tensors: BTreeMap::new() };
         let single = folder.join(SINGLE);
-        if single.exists() {
+        if !json::is_absent(&single) {
             shards.add(single)?;
             return Ok(shards);
         }
@@ -92,7 +91,7 @@ impl Shards {
             };
         }
         if tied && let (Some(head), Some(table)) = (self.tensors.get("lm_head.weight"), tensors.get("embed_tokens")) {
-            if self.bytes(head) != self.bytes(table) {
+            if head.ty != table.ty || self.bytes(head) != self.bytes(table) {
                 let file = self.files[head.file].0.clone();
                 let what = "differs from the token table, although config.json ties them".into();
                 return Err(CheckpointError::Tensor { file, tensor: "lm_head.weight".into(), what });
@@ -101,7 +100,8 @@ impl Shards {
         }
         if !missing.is_empty() || !self.tensors.is_empty() {
             let file = |p: &Place| self.files[p.file].0.file_name().unwrap_or_default().display().to_string();
-            let extra = self.tensors.iter().map(|(name, place)| format!("{name} ({})", file(place))).collect();
+            let line = |(name, place): (&String, &Place)| format!("{} ({})", name.escape_debug(), file(place));
+            let extra = self.tensors.iter().map(line).collect();
             return Err(CheckpointError::Tensors { folder: self.folder, missing, extra });
         }
         Ok(Shards { tensors, ..self })
@@ -121,8 +121,8 @@ impl Shards {
     /// Gives the pages of a tensor back to the system; reading it again maps them anew.
     pub fn release(&self, name: &str) {
         let Some(place) = self.tensors.get(name) else { return };
-        // SAFETY: the map is private, read-only and backed by a file: dropped pages are read again when touched.
-        // Failing to drop them changes nothing but memory use.
+        // SAFETY: the map is read-only and backed by a file: dropped pages are read again when touched. Failing to drop
+        // them changes nothing but memory use.
         let _ = unsafe {
             self.files[place.file].1.unchecked_advise_range(
                 UncheckedAdvice::DontNeed,
@@ -139,15 +139,16 @@ impl Shards {
     /// Maps one file and notes its tensors.
     fn add(&mut self, path: PathBuf) -> Result<(), CheckpointError> {
         let io = |error| CheckpointError::Io { file: path.clone(), error };
-        let file = File::open(&path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
-            return Err(CheckpointError::File { file: path, what: "is not a file".into() });
-        }
+        let file = json::open(&path)?;
         // SAFETY: the map is only read. Nobody may cut the file short while it is in use, which the system answers
         // with a signal; that is the price every memory-mapping reader pays.
         let map = unsafe { Mmap::map(&file) }.map_err(io)?;
         let wrong = |what| CheckpointError::File { file: path.clone(), what };
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| wrong(explain(&e)))?;
+        if let Some(name) = json::repeated_key(&map[8..8 + header]) {
+            let what = "is described twice".to_string();
+            return Err(CheckpointError::Tensor { file: path, tensor: name, what });
+        }
         for (name, info) in metadata.tensors() {
             let (start, end) = info.data_offsets;
             let place = Place {
@@ -182,11 +183,15 @@ fn weight_map(index: &Json) -> Result<Vec<(String, String)>, CheckpointError> {
     let Some(Value::Object(map)) = index.get("weight_map") else {
         return Err(index.error("has no object `weight_map`"));
     };
+    let strange = |c: char| c == '/' || c == '\\' || c.is_control();
     let entry = |(tensor, file): (&String, &Value)| match file.as_str() {
-        Some(name) if !name.is_empty() && !name.contains(['/', '\\']) && name != ".." => {
+        Some(name) if !["", ".", ".."].contains(&name) && !name.contains(strange) => {
             Ok((tensor.clone(), name.to_string()))
         }
-        _ => Err(index.error(format!("`weight_map` puts `{tensor}` into {file}, which is no file of this folder"))),
+        _ => Err(index.error(format!(
+            "`weight_map` puts `{}` into {file}, which is no file of this folder",
+            tensor.escape_debug()
+        ))),
     };
     map.iter().map(entry).collect()
 }

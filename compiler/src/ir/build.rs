@@ -1,6 +1,6 @@
 //! Making modules node by node, with types found and names kept unique on the way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::graph::{CacheId, CacheKind, Module, Node, NodeId, Operand, Weight, WeightId};
 use super::infer::infer;
@@ -22,7 +22,8 @@ pub struct BuildError {
 #[derive(Debug)]
 pub struct Builder {
     module: Module,
-    names: HashSet<(Option<u32>, String)>,
+    /// Names in use, each with the number that the next node of that name gets.
+    names: HashMap<(Option<u32>, String), u32>,
     weights: HashMap<String, WeightId>,
     /// The layer that new nodes belong to.
     pub layer: Option<u32>,
@@ -33,7 +34,7 @@ pub struct Builder {
 impl Builder {
     /// Goes on from `module`.
     pub fn new(module: Module) -> Builder {
-        let names = module.nodes.iter().map(|n| (n.layer, n.name.clone())).collect();
+        let names = module.nodes.iter().map(|n| ((n.layer, n.name.clone()), 2)).collect();
         let weights = module.weights.iter().enumerate().map(|(i, w)| (w.name.clone(), WeightId(i as u32))).collect();
         Builder { module, names, weights, layer: None, section: None }
     }
@@ -101,10 +102,14 @@ impl Builder {
     }
 
     fn push(&mut self, name: &str, op: Op, args: Vec<Operand>, ty: ValueType) -> NodeId {
-        let free = |name: &String| !self.names.contains(&(self.layer, name.clone()));
-        let numbered = (2u32..).map(|i| format!("{name}.{i}"));
-        let name = std::iter::once(name.to_string()).chain(numbered).find(free).unwrap_or_default();
-        self.names.insert((self.layer, name.clone()));
+        let mut free = name.to_string();
+        while self.names.contains_key(&(self.layer, free.clone())) {
+            let number = self.names.entry((self.layer, name.to_string())).or_insert(2);
+            free = format!("{name}.{number}");
+            *number += 1;
+        }
+        self.names.insert((self.layer, free.clone()), 2);
+        let name = free;
         self.module.nodes.push(Node { name, layer: self.layer, section: self.section.clone(), op, args, ty });
         NodeId(self.module.nodes.len() as u32 - 1)
     }

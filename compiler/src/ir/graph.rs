@@ -4,6 +4,9 @@ use super::op::Op;
 use super::types::{DType, Dim, Sizes, ValueType, WeightType};
 use super::weights::WeightExpr;
 
+/// Most layers of a module.
+pub(crate) const MAX_LAYERS: u32 = 1024;
+
 /// Names a node, and so the one value it makes. Operands always have smaller numbers than the node that uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);

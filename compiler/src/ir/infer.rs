@@ -23,17 +23,23 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
             shape.push(width);
             Ok(ValueType::f32(shape))
         }
-        Op::RopeCos { dim, .. } | Op::RopeSin { dim, .. } => {
+        Op::RopeCos { dim, theta } | Op::RopeSin { dim, theta } => {
             count(1)?;
             integer(&args[0])?;
             let [one, t] = args[0].shape[..] else { return Err(format!("positions are {}, not [1, T]", args[0])) };
+            if !(theta.is_finite() && *theta > 0.0) {
+                return Err(format!("theta {theta} is not above 0 or no number"));
+            }
             if dim % 2 == 1 || *dim == 0 {
                 return Err(format!("a head of {dim} cannot be turned in halves"));
             }
             Ok(ValueType::f32([one, Dim::ONE, t, Dim::fixed(*dim)]))
         }
-        Op::RmsNorm { .. } => {
+        Op::RmsNorm { eps } => {
             count(2)?;
+            if !(eps.is_finite() && *eps >= 0.0) {
+                return Err(format!("eps {eps} is below 0 or no number"));
+            }
             floats(args)?;
             if args[1].shape.len() != 1 || args[0].shape.last() != args[1].shape.last() {
                 return Err(format!("gain {} does not fit {}", args[1], args[0]));
@@ -87,15 +93,21 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
         }
         Op::Cached => {
             count(2)?;
-            let mut shape = args[0].shape.clone();
-            if args[1].shape.len() != 4 || args[1].shape[1] != shape[1] || args[1].shape[3] != shape[3] {
+            floats(args)?;
+            let ([one, kv, c, d], [batch, heads, t, width]) = (&args[0].shape[..], &args[1].shape[..]) else {
+                return Err(format!("{} and {} are not [1, KV, .., D]", args[0], args[1]));
+            };
+            if (one, kv, d) != (batch, heads, width) {
                 return Err(format!("rows {} do not fit the cache {}", args[1], args[0]));
             }
-            shape[2] = shape[2].plus(args[1].shape[2]).ok_or("too long")?;
-            Ok(ValueType::new(args[1].dtype, shape))
+            let all = c.plus(*t).ok_or("too long")?;
+            Ok(ValueType::new(args[1].dtype, [*one, *kv, all, *d]))
         }
-        Op::Attention { .. } => {
+        Op::Attention { scale } => {
             count(4)?;
+            if !scale.is_finite() {
+                return Err(format!("scale {scale} is not finite"));
+            }
             floats(args)?;
             attention(args)
         }
@@ -119,10 +131,10 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
         Op::GatherRows => {
             count(2)?;
             integer(&args[1])?;
-            let ([one, _, width], [rows]) = (&args[0].shape[..], &args[1].shape[..]) else {
+            let ([Dim::ONE, _, width], [rows]) = (&args[0].shape[..], &args[1].shape[..]) else {
                 return Err(format!("{} and {} are not [1, T, H] and [R]", args[0], args[1]));
             };
-            Ok(ValueType::new(args[0].dtype, [*one, *rows, *width]))
+            Ok(ValueType::new(args[0].dtype, [Dim::ONE, *rows, *width]))
         }
         Op::Add | Op::Sub | Op::Mul | Op::Div => {
             count(2)?;
@@ -167,7 +179,7 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
             let dim = shape.get_mut(*axis as usize).ok_or_else(|| format!("{} has no axis {axis}", args[0]))?;
             let size = known(*dim)?;
             if start >= end || *end > size {
-                return Err(format!("ends at {end} but its input has {size} columns from {start} on"));
+                return Err(format!("{start}..{end} is no part of an axis of {size}"));
             }
             *dim = Dim::fixed(end - start);
             Ok(ValueType::new(args[0].dtype, shape))
@@ -176,13 +188,15 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
             let (first, rest) = args.split_first().ok_or("`concat` takes operands")?;
             let mut shape = first.shape.clone();
             let axis = *axis as usize;
+            let no_axis = || format!("{first} has no axis {axis}");
+            shape.get(axis).ok_or_else(no_axis)?;
             for other in rest {
                 let same = |(i, (a, b)): (usize, (&Dim, &Dim))| i == axis || a == b;
-                if other.shape.len() != shape.len() || !shape.iter().zip(&other.shape).enumerate().all(same) {
+                let fits = other.shape.len() == shape.len() && other.dtype == first.dtype;
+                if !fits || !shape.iter().zip(&other.shape).enumerate().all(same) {
                     return Err(format!("{other} does not join {first} along axis {axis}"));
                 }
-                let dim = shape.get_mut(axis).ok_or_else(|| format!("{first} has no axis {axis}"))?;
-                *dim = dim.plus(other.shape[axis]).ok_or("too long")?;
+                shape[axis] = shape[axis].plus(other.shape[axis]).ok_or("too long")?;
             }
             Ok(ValueType::new(first.dtype, shape))
         }
@@ -210,7 +224,7 @@ pub fn broadcast(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>, String> {
 
 fn attention(args: &[ValueType]) -> Result<ValueType, String> {
     let (q, k, v, mask) = (&args[0], &args[1], &args[2], &args[3]);
-    let ([_, h, t, d], [_, kv, s, kd]) = (&q.shape[..], &k.shape[..]) else {
+    let ([Dim::ONE, h, t, d], [Dim::ONE, kv, s, kd]) = (&q.shape[..], &k.shape[..]) else {
         return Err(format!("{q} and {k} are not [1, heads, tokens, D]"));
     };
     if k.shape != v.shape || d != kd {

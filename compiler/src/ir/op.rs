@@ -109,7 +109,8 @@ pub enum Op {
         /// The axis joined.
         axis: u32,
     },
-    /// The same numbers in another element type.
+    /// The same numbers in another element type: rounded to nearest, infinite where too large for a float, without
+    /// the fraction as integers.
     Cast {
         /// The new element type.
         to: DType,

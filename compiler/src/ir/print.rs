@@ -4,9 +4,10 @@
 //! (`layers.{i} for i in 0..28 carry %x`, split into ranges where they differ). A layer hands one value to the next:
 //! its last node, printed as `next OP …` and known to the next layer, and to what follows, by the name after `carry`.
 
+use std::collections::HashSet;
 use std::fmt::Write;
 
-use super::graph::{CacheId, Module, Node, Operand, Weight};
+use super::graph::{CacheId, MAX_LAYERS, Module, Node, Operand, Weight};
 use super::op::Op;
 use super::types::write_list;
 use super::weights::WeightExpr;
@@ -25,6 +26,7 @@ pub fn print(module: &Module) -> String {
 }
 
 fn write_module(out: &mut String, module: &Module) -> std::fmt::Result {
+    let scope = Scope { module, weights: module.weights.iter().map(|w| w.name.as_str()).collect() };
     writeln!(out, "module {:?} stage {}", module.name, module.stage.name())?;
     write!(out, "dims T = {}, C = {}", module.bounds.t, module.bounds.c)?;
     if module.bounds.r > 0 {
@@ -42,7 +44,7 @@ fn write_module(out: &mut String, module: &Module) -> std::fmt::Result {
         write!(out, "{separator}%{}: {}", input.name, input.ty)?;
     }
     out.push_str(") {\n");
-    write_nodes(out, module, &module.nodes[inputs.count()..])?;
+    write_nodes(out, &scope, &module.nodes[inputs.count()..])?;
     out.push_str("  return ");
     for (i, id) in module.outputs.iter().enumerate() {
         let separator = if i == 0 { "" } else { ", " };
@@ -50,6 +52,12 @@ fn write_module(out: &mut String, module: &Module) -> std::fmt::Result {
     }
     out.push_str("\n}\n");
     Ok(())
+}
+
+/// What operands may name.
+struct Scope<'a> {
+    module: &'a Module,
+    weights: HashSet<&'a str>,
 }
 
 fn write_weights(out: &mut String, module: &Module) -> std::fmt::Result {
@@ -109,10 +117,10 @@ fn write_expr(out: &mut String, expr: &WeightExpr, layer: Option<u32>) {
     }
 }
 
-fn write_nodes(out: &mut String, module: &Module, nodes: &[Node]) -> std::fmt::Result {
+fn write_nodes(out: &mut String, scope: &Scope<'_>, nodes: &[Node]) -> std::fmt::Result {
     for group in nodes.chunk_by(|a, b| a.layer.is_some() && b.layer.is_some()) {
         if group[0].layer.is_none() {
-            node_line(out, module, "  ", &group[0], false);
+            node_line(out, scope, "  ", &group[0], false);
             continue;
         }
         let layers = group.chunk_by(|a, b| a.layer == b.layer).map(|nodes| {
@@ -124,7 +132,7 @@ fn write_nodes(out: &mut String, module: &Module, nodes: &[Node]) -> std::fmt::R
                     section = &node.section;
                     let _ = writeln!(text, "    {}:", section.as_deref().unwrap_or("_"));
                 }
-                node_line(&mut text, module, "    ", node, i + 1 == nodes.len());
+                node_line(&mut text, scope, "    ", node, i + 1 == nodes.len());
             }
             (nodes[0].layer.unwrap_or_default(), text)
         });
@@ -136,28 +144,33 @@ fn write_nodes(out: &mut String, module: &Module, nodes: &[Node]) -> std::fmt::R
     Ok(())
 }
 
-fn node_line(out: &mut String, module: &Module, indent: &str, node: &Node, next: bool) {
+fn node_line(out: &mut String, scope: &Scope<'_>, indent: &str, node: &Node, next: bool) {
     let start = if next { "next".to_string() } else { format!("%{} =", node.name) };
     let mut line = format!("{indent}{start} {}", node.op.name());
     for (i, arg) in node.args.iter().enumerate() {
         line.push_str(if i == 0 { " " } else { ", " });
-        write_operand(&mut line, module, node.layer, *arg);
+        write_operand(&mut line, scope, node.layer, *arg);
     }
     write_attributes(&mut line, &node.op);
     let width = NODE_TYPE.max(line.len() + 1);
     let _ = writeln!(out, "{line:width$}: {}", node.ty);
 }
 
-/// Inside a layer the layer's own weights and caches are known by their short names.
-fn write_operand(line: &mut String, module: &Module, layer: Option<u32>, operand: Operand) {
+/// Inside a layer the layer's own weights and caches are known by their short names; another weight that such a name
+/// would hide is written `@/name`.
+fn write_operand(line: &mut String, scope: &Scope<'_>, layer: Option<u32>, operand: Operand) {
     let _ = match operand {
-        Operand::Node(id) => write!(line, "%{}", module.node(id).name),
+        Operand::Node(id) => write!(line, "%{}", scope.module.node(id).name),
         Operand::Cache(CacheId { layer: of, kind }) if Some(of) == layer => write!(line, "${}", kind.name()),
         Operand::Cache(cache) => write!(line, "${cache}"),
         Operand::Weight(id) => {
-            let name = &module.weight(id).name;
-            let local = split_layer(name).filter(|(of, _)| Some(*of) == layer).map(|(_, local)| local);
-            write!(line, "@{}", local.unwrap_or(name))
+            let name = scope.module.weight(id).name.as_str();
+            let hidden = |layer: u32| scope.weights.contains(format!("layers.{layer}.{name}").as_str());
+            match (split_layer(name), layer) {
+                (Some((of, local)), Some(here)) if of == here => write!(line, "@{local}"),
+                (_, Some(here)) if hidden(here) => write!(line, "@/{name}"),
+                _ => write!(line, "@{name}"),
+            }
         }
     };
 }
@@ -214,11 +227,12 @@ fn runs(layers: impl Iterator<Item = (u32, String)>) -> Vec<(u32, u32, String)> 
     runs
 }
 
-/// `layers.3.mlp.up_proj` → `(3, "mlp.up_proj")`.
+/// `layers.3.mlp.up_proj` → `(3, "mlp.up_proj")`; nothing for numbers that are no layer's.
 pub(crate) fn split_layer(name: &str) -> Option<(u32, &str)> {
     let (layer, local) = name.strip_prefix("layers.")?.split_once('.')?;
     let canonical = layer == "0" || !layer.starts_with(['0', '+']);
-    (canonical && !local.is_empty()).then_some((layer.parse().ok()?, local))
+    let layer = layer.parse().ok().filter(|layer| *layer < MAX_LAYERS)?;
+    (canonical && !local.is_empty()).then_some((layer, local))
 }
 
 /// The shorter of `1000000` and `1e6`; both read back as the same number.

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::choice::choices;
+
 /// Element type of a value that flows through the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
@@ -17,15 +19,16 @@ pub enum DType {
     I64,
 }
 
-/// How the numbers of a weight are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// IEEE single, little-endian.
-    F32,
-    /// IEEE half, little-endian.
-    F16,
-    /// bfloat16, little-endian.
-    BF16,
+choices! {
+    /// How the numbers of a weight are stored, most precise first.
+    Encoding {
+        /// IEEE single, little-endian.
+        F32 = "f32",
+        /// IEEE half, little-endian.
+        F16 = "f16",
+        /// bfloat16, the upper half of a single, little-endian.
+        BF16 = "bf16",
+    }
 }
 
 impl DType {
@@ -50,18 +53,6 @@ impl DType {
 }
 
 impl Encoding {
-    /// All encodings.
-    pub const ALL: [Encoding; 3] = [Encoding::F32, Encoding::F16, Encoding::BF16];
-
-    /// The name in the printed form and in recipes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Encoding::F32 => "f32",
-            Encoding::F16 => "f16",
-            Encoding::BF16 => "bf16",
-        }
-    }
-
     /// Bytes of one row of `columns` numbers.
     pub fn row_bytes(self, columns: usize) -> usize {
         match self {
@@ -72,12 +63,6 @@ impl Encoding {
 }
 
 impl fmt::Display for DType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

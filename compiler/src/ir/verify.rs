@@ -1,24 +1,33 @@
 //! The rules that every module keeps. They are checked after every pass and after every reading; a module that breaks
 //! one after a pass is a bug of ours.
 //!
-//! * **Order**: inputs come first; operands come before their users; outputs exist.
-//! * **Types**: each node has the type that `infer` gives for its operands; each operand is of a kind its op takes.
-//! * **Bounds**: T is at least 1, C at least 1; R is set exactly when an input `rows` exists.
-//! * **Weights**: names are unique; no axis is 0; table and gain operands are weights, never values.
-//! * **Caches**: each layer has exactly one `cached $k` and one `cached $v`, with rows of the declared shape.
-//! * **Names**: letters, digits, `_`, `-`, `.`; unique within a layer and outside the layers.
-//! * **Layers**: nodes of a layer stand together, layers ascend. A layer hands on one value, its last; from then on
-//!   that value hides an earlier one of the same name outside the layers. So every operand and every output is the
-//!   value that its name stands for at that point.
+//! * **Order**: inputs come first and read nothing; operands come before their users; there is an output, and outputs
+//!   exist.
+//! * **Types**: each node has the type that `infer` gives for its operands; each operand is of a kind its op takes:
+//!   table, gain and matrix of a linear are weights, never values. Numbers in attributes are finite.
+//! * **Bounds**: T and C are at least 1 and at most 2^24, R is at most T. R is set exactly when an input `rows` exists,
+//!   and types speak of R only then.
+//! * **Weights**: names are unique; no axis is 0; a weight has at most 2^40 numbers. Expressions are at most 16 deep,
+//!   join at least one part, hold finite numbers, and make rotary tables only with an even number of columns.
+//! * **Caches**: there are at most 1024 layers; each has exactly one `cached $k` and one `cached $v`, with rows of the
+//!   declared shape.
+//! * **Names**: letters, digits, `_`, `-`, `.`, but no `..`: of the module, its target, weights, stored tensors, nodes
+//!   and sections (where `_` alone is none). Nodes have unique names within a layer and outside the layers.
+//! * **Layers**: numbers are below 1024, inputs stand outside; nodes of a layer stand together, layers ascend. A layer
+//!   hands on one value, its last; from then on that value hides an earlier one of the same name outside the layers.
+//!   So every operand and every output is the value that its name stands for at that point.
 //! * **Stage**: an imported module has stored weights only; sections stand inside layers only.
 
 use std::collections::{HashMap, HashSet};
 
-use super::graph::{CacheKind, Module, Node, NodeId, Operand, Stage};
+use super::graph::{CacheKind, MAX_LAYERS, Module, Node, NodeId, Operand, Stage};
 use super::infer::infer;
 use super::op::Op;
 use super::types::ValueType;
 use super::weights::WeightExpr;
+
+/// Most numbers of a weight.
+const MAX_NUMBERS: u64 = 1 << 40;
 
 /// A broken rule: which, where, how.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +54,8 @@ pub fn verify(module: &Module) -> Result<(), VerifyError> {
         if let Err((rule, what)) = order(module, id, node).and_then(|()| types(module, node)) {
             return at(rule, what);
         }
-        if !well_named(&node.name) {
-            return at("names", "the name has signs that a name cannot have".into());
+        if !well_named(&node.name) || node.section.as_ref().is_some_and(|s| !well_named(s) || s == "_") {
+            return at("names", "the name, or that of the section, has signs that a name cannot have".into());
         }
         if !names.insert((node.layer, &node.name)) {
             return at("names", "the name is taken".into());
@@ -54,6 +63,9 @@ pub fn verify(module: &Module) -> Result<(), VerifyError> {
         if node.section.is_some() && node.layer.is_none() {
             return at("stage", "a section outside all layers".into());
         }
+    }
+    if module.outputs.is_empty() {
+        return Err(broken("order", "return", "there is no output"));
     }
     if let Some(id) = module.outputs.iter().find(|id| id.0 as usize >= module.nodes.len()) {
         return Err(broken("order", "return", format!("there is no node {}", id.0)));
@@ -69,8 +81,12 @@ fn broken(rule: &'static str, place: impl Into<String>, what: impl Into<String>)
 fn bounds(module: &Module) -> Result<(), VerifyError> {
     let sizes = module.bounds;
     let fail = |what: &str| Err(broken("bounds", "dims", what));
-    if !well_named(&module.name) {
-        return Err(broken("names", "module", format!("`{}` is not a name", module.name)));
+    let target = match &module.stage {
+        Stage::Legal(target) | Stage::Read(target) => Some(target),
+        Stage::Imported | Stage::Fused | Stage::Quantized => None,
+    };
+    if let Some(name) = [Some(&module.name), target].into_iter().flatten().find(|name| !well_named(name)) {
+        return Err(broken("names", "module", format!("`{name}` is not a name")));
     }
     if sizes.t == 0 || sizes.c == 0 {
         return fail("T and C are at least 1");
@@ -81,6 +97,9 @@ fn bounds(module: &Module) -> Result<(), VerifyError> {
     if sizes.r > sizes.t || sizes.t.max(sizes.c) > 1 << 24 {
         return fail("R is at most T, and neither T nor C exceeds 2^24");
     }
+    if let Some(node) = module.nodes.iter().find(|n| sizes.r == 0 && n.ty.shape.iter().any(|d| d.r > 0)) {
+        return Err(broken("bounds", node.place(), format!("is {}, but there is no R", node.ty)));
+    }
     Ok(())
 }
 
@@ -88,14 +107,21 @@ fn weights(module: &Module) -> Result<(), VerifyError> {
     let mut names = HashSet::new();
     for weight in &module.weights {
         let at = |rule, what: &str| Err(broken(rule, format!("@{}", weight.name), what));
-        if !well_named(&weight.name) {
-            return at("names", "the name has signs that a name cannot have");
+        if !well_named(&weight.name) || !weight.expr.stored().into_iter().all(well_named) {
+            return at("names", "the name, or that of a stored tensor, has signs that a name cannot have");
         }
         if !names.insert(&weight.name) {
             return at("weights", "the name is taken");
         }
         if weight.ty.shape.is_empty() || weight.ty.shape.contains(&0) {
             return at("weights", "an axis of 0, or no axis at all");
+        }
+        let numbers = weight.ty.shape.iter().try_fold(1u64, |product, &n| product.checked_mul(u64::from(n)));
+        if numbers.is_none_or(|n| n > MAX_NUMBERS) {
+            return at("weights", "too many numbers");
+        }
+        if let Err(what) = weight.expr.check(&weight.ty.shape) {
+            return at("weights", &what);
         }
         if module.stage == Stage::Imported && !matches!(weight.expr, WeightExpr::Stored(_)) {
             return at("stage", "an imported weight is a stored tensor");
@@ -107,6 +133,9 @@ fn weights(module: &Module) -> Result<(), VerifyError> {
 fn order(module: &Module, id: NodeId, node: &Node) -> Result<(), (&'static str, String)> {
     if node.op == Op::Input && id.0 > 0 && module.node(NodeId(id.0 - 1)).op != Op::Input {
         return Err(("order", "inputs come first".into()));
+    }
+    if node.op == Op::Input && !node.args.is_empty() {
+        return Err(("order", "an input reads nothing".into()));
     }
     for arg in &node.args {
         let known = match arg {
@@ -145,6 +174,9 @@ fn types(module: &Module, node: &Node) -> Result<(), (&'static str, String)> {
 }
 
 fn caches(module: &Module) -> Result<(), VerifyError> {
+    if module.cache.layers > MAX_LAYERS {
+        return Err(broken("caches", "cache", format!("there are at most {MAX_LAYERS} layers")));
+    }
     let mut seen = HashMap::new();
     for node in module.nodes.iter().filter(|n| n.op == Op::Cached) {
         if let Some(Operand::Cache(cache)) = node.args.first() {
@@ -170,6 +202,9 @@ fn layers(module: &Module) -> Result<(), VerifyError> {
     let (mut layer, mut done) = (None, None);
     for (id, node) in module.iter() {
         let fail = |what: String| Err(broken("layers", node.place(), what));
+        if node.layer.is_some_and(|layer| layer >= MAX_LAYERS || node.op == Op::Input) {
+            return fail(format!("an input in a layer, or a number above {}", MAX_LAYERS - 1));
+        }
         if node.layer != layer {
             if layer.is_some() {
                 done = layer;
@@ -189,7 +224,8 @@ fn layers(module: &Module) -> Result<(), VerifyError> {
                 return fail(format!("reads {}, which is not known by that name here", read.place()));
             }
         }
-        if layer.is_some() { inner.insert(&node.name, id) } else { outer.insert(&node.name, id) };
+        let known = if layer.is_some() { &mut inner } else { &mut outer };
+        known.insert(&node.name, id);
     }
     if let (Some(_), Some(last)) = (layer, module.nodes.len().checked_sub(1)) {
         outer.insert(&module.nodes[last].name, NodeId(last as u32));
@@ -201,6 +237,7 @@ fn layers(module: &Module) -> Result<(), VerifyError> {
 }
 
 fn well_named(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+    !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         && !name.contains("..")
 }

@@ -8,6 +8,9 @@ use std::ops::Range;
 use super::types::{Encoding, WeightType};
 use crate::{math, quant};
 
+/// Deepest nesting of an expression; a stored tensor has depth 1.
+pub(crate) const MAX_DEPTH: usize = 16;
+
 /// Gives the stored tensors that weight expressions name. Checkpoints and read-back artifacts implement it.
 pub trait WeightSource: Send + Sync {
     /// The stored tensor of that name.
@@ -87,10 +90,38 @@ impl WeightExpr {
         }
     }
 
+    /// Whether it can make a weight of that shape, as far as that can be seen without the stored tensors.
+    ///
+    /// # Errors
+    /// Says which part of it makes no sense.
+    pub fn check(&self, shape: &[u32]) -> Result<(), String> {
+        self.check_nested(shape, 1)
+    }
+
+    fn check_nested(&self, shape: &[u32], depth: usize) -> Result<(), String> {
+        let finite = |x: f64| if x.is_finite() { Ok(()) } else { Err(format!("{x} is not finite")) };
+        if depth > MAX_DEPTH {
+            return Err("the expression is nested too deeply".into());
+        }
+        match self {
+            WeightExpr::Stored(_) => Ok(()),
+            WeightExpr::Rows(parts) if parts.is_empty() => Err("`rows` joins nothing".into()),
+            WeightExpr::Rows(parts) => parts.iter().try_for_each(|p| p.check_nested(shape, depth + 1)),
+            WeightExpr::Scale(inner, factor) => {
+                finite(f64::from(*factor)).and_then(|()| inner.check_nested(shape, depth + 1))
+            }
+            WeightExpr::Fill(value) => finite(f64::from(*value)),
+            WeightExpr::RopeCos(theta) | WeightExpr::RopeSin(theta) => match shape {
+                [_, columns] if columns % 2 == 0 && theta.is_finite() && *theta > 0.0 => Ok(()),
+                _ => Err("a rotary table has two halves of columns and a base above 0".into()),
+            },
+        }
+    }
+
     /// Computes rows `range` of a weight of `columns` columns in f32.
     ///
     /// # Errors
-    /// When a stored tensor is missing or does not fit.
+    /// When a stored tensor is missing or does not fit, or when there are not as many rows.
     pub fn rows(
         &self,
         source: &dyn WeightSource,
@@ -113,6 +144,11 @@ impl WeightExpr {
                     }
                     first += rows;
                 }
+                if first < range.end {
+                    let name = self.stored().first().copied().unwrap_or("rows").to_string();
+                    let what = format!("makes {first} rows with those joined to it, not {}", range.end);
+                    return Err(WeightError::Unfit { name, what });
+                }
             }
             WeightExpr::Scale(inner, factor) => {
                 let before = out.len();
@@ -126,7 +162,7 @@ impl WeightExpr {
         Ok(())
     }
 
-    /// Rows that the expression has by itself; generated ones have as many as asked.
+    /// Rows that the expression has by itself. A generated one has as many as asked, and one where it is joined.
     fn row_count(&self, source: &dyn WeightSource, columns: usize) -> Result<usize, WeightError> {
         match self {
             WeightExpr::Stored(name) => {

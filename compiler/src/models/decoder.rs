@@ -40,7 +40,7 @@ impl Decoder {
     /// # Errors
     /// Says which sizes contradict each other.
     pub fn check(&self) -> Result<(), String> {
-        if self.heads % self.kv_heads != 0 {
+        if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, kv) = (self.heads, self.kv_heads);
             return Err(format!("{heads} query heads (`num_attention_heads`) cannot share {kv} key/value heads"));
         }
@@ -49,6 +49,10 @@ impl Decoder {
         }
         if self.heads.checked_mul(self.head_dim).is_none_or(|w| w > 1 << 24) {
             return Err(format!("{} heads of {} are too wide", self.heads, self.head_dim));
+        }
+        if !(self.eps.is_finite() && self.eps > 0.0 && self.theta.is_finite() && self.theta > 0.0) {
+            let (eps, theta) = (self.eps, self.theta);
+            return Err(format!("`rms_norm_eps` {eps} or `rope_theta` {theta} is not above 0 in the range of floats"));
         }
         Ok(())
     }

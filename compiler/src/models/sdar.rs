@@ -14,12 +14,14 @@ pub fn decoder(config: &Fields<'_>) -> Result<Decoder, CheckpointError> {
     config.only("hidden_act", &[json!("silu")])?;
     config.only("attention_bias", &[json!(false)])?;
     config.only("use_sliding_window", &[json!(false)])?;
+    let layers = config.size("num_hidden_layers", 1024)?;
+    config.only("layer_types", &[json!(vec!["full_attention"; layers as usize])])?;
     let heads = config.size("num_attention_heads", 4096)?;
     let hidden = config.size("hidden_size", 1 << 20)?;
     let decoder = Decoder {
         vocab: config.size("vocab_size", 1 << 24)?,
         hidden,
-        layers: config.size("num_hidden_layers", 1024)?,
+        layers,
         heads,
         kv_heads: config.size_if_present("num_key_value_heads", 4096)?.unwrap_or(heads),
         head_dim: match config.size_if_present("head_dim", 1 << 16)? {

@@ -1,5 +1,7 @@
 //! `drop-dead`: nodes and weights that nothing reads go; weights are listed in the order of their first use.
 
+use std::collections::HashMap;
+
 use super::{Note, Proposal};
 use crate::ir::build::BuildError;
 use crate::ir::{Module, NodeId, Op, Operand, WeightId};
@@ -18,6 +20,12 @@ pub(super) fn run(module: &Module) -> Result<Proposal, BuildError> {
         }
     }
 
+    // A layer hands its last value on under the name that it always had, whichever value that is now: what later nodes
+    // read by name stays the same.
+    let in_layers = || module.iter().filter_map(|(id, node)| Some((node.layer?, id)));
+    let ends: HashMap<u32, NodeId> = in_layers().collect();
+    let kept: HashMap<u32, NodeId> = in_layers().filter(|(_, id)| alive[id.0 as usize]).collect();
+
     let mut new = Module { weights: Vec::new(), nodes: Vec::new(), ..module.clone() };
     let mut nodes = vec![NodeId(0); module.nodes.len()];
     let mut weights: Vec<Option<WeightId>> = vec![None; module.weights.len()];
@@ -28,6 +36,9 @@ pub(super) fn run(module: &Module) -> Result<Proposal, BuildError> {
             continue;
         }
         let mut node = node.clone();
+        if let Some(layer) = node.layer.filter(|layer| kept.get(layer) == Some(&id)) {
+            node.name.clone_from(&module.node(ends[&layer]).name);
+        }
         for arg in &mut node.args {
             match arg {
                 Operand::Node(id) => *id = nodes[id.0 as usize],

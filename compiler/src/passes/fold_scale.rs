@@ -1,8 +1,7 @@
 //! `fold-scale`: the attention scale moves into the gain of the query norm.
 //!
 //! Rotation and the dot product are linear, so `(q · s)·k = s · (q·k)`. A gain is a small vector: scaling it costs one
-//! rounding to f32 a number. Without a query norm the scale would have to go into a matrix; that is done only when it
-//! is a power of two, where no encoding rounds.
+//! rounding to f32 a number. Without a query norm the scale stays: in a matrix it would be rounded to the encoding.
 
 use super::rewrite::{Rewriter, node_of};
 use super::{Note, Proposal};

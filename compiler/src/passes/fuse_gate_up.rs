@@ -10,9 +10,12 @@ pub(super) fn run(module: &Module) -> Result<Proposal, BuildError> {
     let mut pairs: Vec<[NodeId; 2]> = Vec::new();
     for (_, node) in module.iter().filter(|(_, n)| n.op == Op::Mul) {
         let Some((gate, up)) = gate_and_up(module, node) else { continue };
-        let refused = match module.node(gate).args[0] == module.node(up).args[0] {
-            true => join::reason_against(module, &[gate, up]),
-            false => Some("gate and up read different values".into()),
+        let refused = if gate == up {
+            Some("gate and up are one value".into())
+        } else if module.node(gate).args[0] != module.node(up).args[0] {
+            Some("gate and up read different values".into())
+        } else {
+            join::reason_against(module, &[gate, up])
         };
         match refused {
             Some(why) => notes.push(Note::not(node.place(), why)),

@@ -38,7 +38,8 @@ fn halves(module: &Module, silu: &Node, mul: &Node) -> Result<NodeId, &'static s
         let (whole, _) = node_of(module, node.args.first())?;
         Some((whole, axis, start, end))
     };
-    let (Some((a, axis, 0, middle)), Some((b, axis_b, start, end))) = (slice(silu.args.first()), slice(mul.args.get(1)))
+    let (Some((a, axis, zero, middle)), Some((b, axis_b, start, end))) =
+        (slice(silu.args.first()), slice(mul.args.get(1)))
     else {
         return Err(not_slices);
     };
@@ -46,7 +47,7 @@ fn halves(module: &Module, silu: &Node, mul: &Node) -> Result<NodeId, &'static s
     if a != b || axis != axis_b || axis as usize + 1 != ty.shape.len() {
         return Err(not_slices);
     }
-    if start != middle || end != 2 * middle || ty.width() != Some(end) {
+    if zero != 0 || start != middle || end - start != middle || ty.width() != Some(end) {
         return Err("the slices are not the two halves");
     }
     Ok(a)

@@ -12,6 +12,9 @@ pub(super) fn reason_against(module: &Module, linears: &[NodeId]) -> Option<Stri
     let first = module.node(linears[0]);
     for &other in &linears[1..] {
         let other = module.node(other);
+        if other.layer != first.layer {
+            return Some("they stand in different layers".into());
+        }
         if other.args.len() != first.args.len() {
             return Some("one has a bias and another has none".into());
         }

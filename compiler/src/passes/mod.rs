@@ -15,7 +15,8 @@ mod select_rows;
 
 use crate::ir::build::BuildError;
 use crate::ir::verify::VerifyError;
-use crate::ir::{self, Encoding, Module, Stage};
+use crate::ir::{self, Module, Stage};
+use crate::quant::Scheme;
 
 pub use rewrite::Rewriter;
 
@@ -65,11 +66,7 @@ pub const PASSES: [Pass; 7] = [
         about: "drop nodes and weights that nothing reads, and list weights in the order of their use",
         run: Rule::Graph(drop_dead::run),
     },
-    Pass {
-        name: "quantize",
-        about: "give every weight the encoding that the recipe asks for",
-        run: Rule::Quantize,
-    },
+    Pass { name: "quantize", about: "give every weight the encoding that the recipe asks for", run: Rule::Quantize },
 ];
 
 /// What a pass proposes.
@@ -89,15 +86,6 @@ pub struct Note {
     pub changed: bool,
     /// What changed, or the condition that failed.
     pub what: String,
-}
-
-/// Encodings of the weights of one build.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Scheme {
-    /// For every matrix that no pattern names. Vectors (gains, biases) are always f32.
-    pub weights: Encoding,
-    /// Name patterns, where `*` stands for any text, with the encoding of the matrices they match. The first counts.
-    pub keep: Vec<(String, Encoding)>,
 }
 
 /// A pass that made a wrong module: a bug of ours. The modules before and after are the evidence.

@@ -17,7 +17,7 @@ pub(super) fn run(module: &Module) -> Result<Proposal, BuildError> {
         return Ok(none(module, "the rows are selected already"));
     }
     let Some((norm, residual)) = last_norm(module, logits) else {
-        return Ok(none(module, "the output is not a linear over a norm that nothing else reads"));
+        return Ok(none(module, "the output is not a linear over a norm of [1, T, H], with no other reader of either"));
     };
 
     let mut rewriter = Rewriter::new(module);
@@ -39,13 +39,14 @@ pub(super) fn run(module: &Module) -> Result<Proposal, BuildError> {
     Ok(Proposal { module: Some(new), notes: vec![note] })
 }
 
-/// The norm before the head, and what it reads.
+/// The norm before the head, and what it reads, where nothing else needs all rows of the norm or of the head.
 fn last_norm(module: &Module, logits: NodeId) -> Option<(NodeId, Operand)> {
     let uses = module.uses();
     let head = module.node(logits);
     let (norm, node) = node_of(module, head.args.first())?;
-    let plain = head.op == Op::Linear && matches!(node.op, Op::RmsNorm { .. }) && uses[norm.0 as usize] == 1;
-    plain.then(|| (norm, node.args[0]))
+    let fits = matches!(node.ty.shape[..], [one, Dim::T, _] if one == Dim::fixed(1));
+    let plain = head.op == Op::Linear && matches!(node.op, Op::RmsNorm { .. }) && fits;
+    (plain && uses[norm.0 as usize] == 1 && uses[logits.0 as usize] == 1).then(|| (norm, node.args[0]))
 }
 
 fn none(module: &Module, why: &str) -> Proposal {

@@ -64,7 +64,13 @@ mod tests {
         let better = |a: (u16, f32), b: (u16, f32)| match distance(a.1).total_cmp(&distance(b.1)) {
             std::cmp::Ordering::Less => a,
             std::cmp::Ordering::Greater => b,
-            std::cmp::Ordering::Equal => if a.0 % 2 == 0 { a } else { b },
+            std::cmp::Ordering::Equal => {
+                if a.0.is_multiple_of(2) {
+                    a
+                } else {
+                    b
+                }
+            }
         };
         all.filter(|v| v.1.is_finite() && v.1.is_sign_positive() == x.is_sign_positive()).reduce(better).unwrap().0
     }

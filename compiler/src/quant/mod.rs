@@ -3,6 +3,9 @@
 //! Every encoding has one file that states range, rounding and layout. This page only dispatches.
 
 mod half;
+mod scheme;
+
+pub use scheme::{Scheme, matches};
 
 use crate::ir::types::Encoding;
 

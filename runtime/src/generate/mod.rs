@@ -17,6 +17,7 @@ pub use trace::{Accepted, End, Pass, Trace};
 
 use crate::sample::{Pick, SampleError, Sampler};
 use crate::session::{Attention, Session, SessionError, Store};
+use diffulex_compiler::generation::{self, Generation};
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
@@ -27,6 +28,26 @@ pub enum Algorithm {
     /// SDAR's block diffusion.
     #[serde(rename = "sdar.block_diffusion_generate")]
     Sdar(Sdar),
+}
+
+impl From<&Generation> for Algorithm {
+    /// The algorithm that travels with an artifact, with its defaults.
+    fn from(generation: &Generation) -> Algorithm {
+        match generation.algorithm {
+            generation::Algorithm::SdarBlockDiffusion => Algorithm::Sdar(Sdar {
+                gen_length: generation.max_tokens as usize,
+                block_length: generation.block as usize,
+                denoising_steps: generation.steps as usize,
+                remasking_strategy: generation.strategy,
+                confidence_threshold: sdar::Thresholds(generation.threshold.clone()),
+                temperature: generation.temperature,
+                top_k: generation.top_k as usize,
+                top_p: generation.top_p,
+                stopping_criteria_idx: generation.end_ids.clone(),
+                mask_id: generation.mask_id,
+            }),
+        }
+    }
 }
 
 impl Algorithm {

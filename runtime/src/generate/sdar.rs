@@ -8,22 +8,11 @@
 //! never overwritten, the mask itself is never chosen, and temperature 0 is the argmax with the confidences of
 //! temperature 1. With `top_k` 1 every confidence is 1, so every threshold is met; that is no way to be greedy.
 
+pub use diffulex_compiler::generation::Remasking;
+
 use super::{Behaviour, GenerateError, Marks, Plan, Proposal, Strategy};
 use crate::sample::{Confidence, Order, Sampler, Sampling};
 use crate::session::{Attention, Session, Store};
-
-/// Which masks of a block a pass fills.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Remasking {
-    /// The step's quota, from the first mask on.
-    Sequential,
-    /// The step's quota, the most confident ones.
-    LowConfidenceStatic,
-    /// All above the threshold, at least the step's quota.
-    #[default]
-    LowConfidenceDynamic,
-}
 
 /// Parameters, under the names of the original. Only the mask's id has no default.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -39,7 +28,7 @@ pub struct Sdar {
     #[serde(default = "Sdar::default_block")]
     pub denoising_steps: usize,
     /// Which masks a pass fills.
-    #[serde(default)]
+    #[serde(default = "Sdar::default_remasking")]
     pub remasking_strategy: Remasking,
     /// Above it (strictly) `low_confidence_dynamic` accepts a token.
     #[serde(default)]
@@ -120,6 +109,9 @@ impl Sdar {
     fn default_block() -> usize {
         4
     }
+    fn default_remasking() -> Remasking {
+        Remasking::LowConfidenceDynamic
+    }
     fn default_top_p() -> f32 {
         1.0
     }
@@ -131,7 +123,7 @@ impl Sdar {
             gen_length: Self::default_gen_length(),
             block_length: Self::default_block(),
             denoising_steps: Self::default_block(),
-            remasking_strategy: Remasking::default(),
+            remasking_strategy: Self::default_remasking(),
             confidence_threshold: Thresholds::default(),
             temperature: 0.0,
             top_k: 0,

@@ -1,0 +1,217 @@
+//! The command line: every flag is declared here, with its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Compile diffusion language models for phones, prove the artifacts, and run them.
+#[derive(Debug, Parser)]
+#[command(name = "diffulex-edge", version, about, max_term_width = 100, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"    build if needed, then answer
+  diffulex-edge build recipes/demo.toml                             build every artifact of a recipe
+  diffulex-edge verify recipes/demo.toml                            prove the artifacts against the checkpoint
+  diffulex-edge show artifacts/demo-xnnpack-f16                     what is in an artifact";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build the artifacts of a recipe that are not fresh
+    Build(Build),
+    /// Print what a recipe, an artifact or a checkpoint says
+    Show(Show),
+    /// Prove an artifact equal to its source, or a checkpoint equal to recorded runs
+    Verify(Verify),
+    /// Answer a prompt with a recipe, an artifact or a checkpoint
+    Run(Run),
+}
+
+/// Where recipes find checkpoints and builds go.
+#[derive(Debug, Args)]
+pub(crate) struct Places {
+    /// Override one value of the recipe, as often as needed, such as shape.cache=1024
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Folder of downloaded checkpoints
+    #[arg(long, value_name = "DIR", env = "DIFFULEX_MODELS")]
+    pub(crate) models: Option<PathBuf>,
+    /// Folder that artifacts are written to
+    #[arg(long, value_name = "DIR", default_value = "artifacts")]
+    pub(crate) out: PathBuf,
+    /// Take only the builds whose name contains this text
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MessageFormat {
+    /// Sentences for people
+    #[default]
+    Text,
+    /// One JSON object a line, each with a `reason`
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineName {
+    /// The engine inside this program
+    #[default]
+    Tract,
+    /// The ExecuTorch runtime, where tests/engines/setup.sh installed it
+    Executorch,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  diffulex-edge build recipes/demo.toml
+  diffulex-edge build recipes/sdar-1.7b.toml --models ~/models --set shape.cache=1024
+  diffulex-edge build recipes/demo.toml --only f16 --dump-ir ir --explain fuse-qkv
+  diffulex-edge build recipes/demo.toml --only f32 --stop-after fuse-swiglu")]
+pub(crate) struct Build {
+    /// The recipe
+    pub(crate) recipe: PathBuf,
+    #[command(flatten)]
+    pub(crate) places: Places,
+    /// Build even what is fresh
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print the module after this pass and write no artifact
+    #[arg(long, value_name = "PASS")]
+    pub(crate) stop_after: Option<String>,
+    /// Write the module after every pass to DIR/BUILD/NN-PASS.ir
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dump_ir: Option<PathBuf>,
+    /// Say for every place what this pass did there, or why it did nothing
+    #[arg(long, value_name = "PASS")]
+    pub(crate) explain: Option<String>,
+    /// How to report
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) message_format: MessageFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  diffulex-edge show recipes/demo.toml                   each value, and the file it comes from
+  diffulex-edge show artifacts/demo-xnnpack-f16          sizes, weights by encoding, defaults
+  diffulex-edge show artifacts/demo-xnnpack-f16 --ir     the module that was read back from it
+  diffulex-edge show recipes/demo/model                  what is in a checkpoint")]
+pub(crate) struct Show {
+    /// A recipe, an artifact or its folder, or a checkpoint
+    pub(crate) path: PathBuf,
+    /// Print the module
+    #[arg(long)]
+    pub(crate) ir: bool,
+    #[command(flatten)]
+    pub(crate) places: Places,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Exit status: 0 all checks passed, 1 a check failed, 2 the verification could not be carried out.
+
+Examples:
+  diffulex-edge verify recipes/demo.toml
+  diffulex-edge verify artifacts/demo-xnnpack-f32 --engine executorch
+  diffulex-edge verify model.pte --against checkpoint/
+  diffulex-edge verify checkpoint/ --reference logits.safetensors --trajectories runs.json --message-format json")]
+pub(crate) struct Verify {
+    /// A recipe, an artifact or its folder, or a checkpoint
+    pub(crate) path: PathBuf,
+    /// Recorded logits to compare with
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reference: Vec<PathBuf>,
+    /// Recorded generation runs to repeat
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trajectories: Vec<PathBuf>,
+    /// The checkpoint that an artifact must equal, where its manifest's is not at hand
+    #[arg(long, value_name = "DIR")]
+    pub(crate) against: Option<PathBuf>,
+    /// Block length of the attention, where it is not the model's own
+    #[arg(long, value_name = "N")]
+    pub(crate) block: Option<u32>,
+    /// What runs the artifact
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineName,
+    #[command(flatten)]
+    pub(crate) places: Places,
+    /// How to report
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) message_format: MessageFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"
+  diffulex-edge run recipes/demo.toml --verify --prompt \"Tell me a story about a fox and a lantern.\"
+  diffulex-edge run artifacts/demo-xnnpack-f16 --engine executorch --prompt \"Hello!\"
+  diffulex-edge run model.pte --tokenizer checkpoint/ --raw --prompt \"Once\" --temperature 0.7 --seed 3
+  diffulex-edge run recipes/demo.toml --prompts questions.jsonl > answers.jsonl")]
+pub(crate) struct Run {
+    /// A recipe, an artifact or its folder, or a checkpoint
+    pub(crate) path: PathBuf,
+    /// What to answer
+    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
+    pub(crate) prompt: Option<String>,
+    /// A file with one JSON object a line, each with a `prompt`; the answers are printed the same way
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// A turn before the prompt that sets the scene
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Continue the prompt as it stands, without the chat template
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Verify before running
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// What runs the artifact
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineName,
+    /// Folder with tokenizer.json, for an artifact without its folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) sampling: Sampling,
+    /// Print passes, tokens a pass and tokens a second to the error stream
+    #[arg(long)]
+    pub(crate) stats: bool,
+    #[command(flatten)]
+    pub(crate) places: Places,
+}
+
+/// What may differ from the artifact's defaults.
+#[derive(Debug, Args)]
+pub(crate) struct Sampling {
+    /// Most new tokens
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 is greedy, up to 2
+    #[arg(long, value_name = "X")]
+    pub(crate) temperature: Option<f32>,
+    /// Draw from the K most likely tokens; 0 is all
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<u32>,
+    /// Draw from the most likely tokens that together reach P; 1 is all
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Accept tokens above this confidence
+    #[arg(long, value_name = "X")]
+    pub(crate) threshold: Option<f32>,
+    /// Passes that a block is meant to take
+    #[arg(long, value_name = "N")]
+    pub(crate) steps: Option<u32>,
+    /// sequential, low_confidence_static or low_confidence_dynamic
+    #[arg(long, value_name = "NAME")]
+    pub(crate) strategy: Option<String>,
+    /// Seed of the draws
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}

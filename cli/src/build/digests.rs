@@ -1,0 +1,79 @@
+//! SHA-256 of input files. A large file is read again only when its size, time or inode changed.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::Error;
+
+/// Known digests, kept in one file of the output folder. A damaged or missing file only costs time.
+#[derive(Debug)]
+pub(crate) struct Digests {
+    file: PathBuf,
+    known: BTreeMap<PathBuf, Entry>,
+    changed: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    size: u64,
+    modified: (i64, i64),
+    inode: u64,
+    sha256: String,
+}
+
+impl Digests {
+    /// Reads what an earlier run left in `folder`.
+    pub(crate) fn open(folder: &Path) -> Digests {
+        let file = folder.join(".digests.json");
+        let known = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Digests { file, known, changed: false }
+    }
+
+    /// The digest of a file, in hexadecimal.
+    pub(crate) fn of(&mut self, path: &Path) -> Result<String, Error> {
+        let path = path.canonicalize().map_err(Error::io(path))?;
+        let stat = path.metadata().map_err(Error::io(&path))?;
+        let entry = |sha256| Entry {
+            size: stat.size(),
+            modified: (stat.mtime(), stat.mtime_nsec()),
+            inode: stat.ino(),
+            sha256,
+        };
+        if let Some(known) = self.known.get(&path)
+            && *known == entry(known.sha256.clone())
+        {
+            return Ok(known.sha256.clone());
+        }
+        let sha256 = digest(&path)?;
+        self.known.insert(path, entry(sha256.clone()));
+        self.changed = true;
+        Ok(sha256)
+    }
+
+    /// Keeps what was learnt. Where that fails, the next run reads the files again.
+    pub(crate) fn save(&self) {
+        if self.changed && let Ok(text) = serde_json::to_vec(&self.known) {
+            let written = self.file.parent().map_or(Ok(()), std::fs::create_dir_all);
+            let _ = written.and_then(|()| std::fs::write(&self.file, text));
+        }
+    }
+}
+
+fn digest(path: &Path) -> Result<String, Error> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(Error::io(path))? {
+            0 => break,
+            n => hash.update(&buffer[..n]),
+        }
+    }
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}

@@ -1,0 +1,182 @@
+//! Making one artifact: import, passes, legal for the target, bytes; then the folder around it.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::{Module, Sizes, verify};
+use diffulex_compiler::passes::{self, Note};
+use diffulex_compiler::recipe::{Diagnostic, Diagnostics, Target as RecipeTarget};
+use diffulex_targets::artifact::{self, Manifest};
+use diffulex_targets::{Refusal, Target, xnnpack};
+
+use super::plan::Plan;
+use crate::Error;
+
+/// What a build tells while it works.
+pub enum Event<'a> {
+    /// A stage was reached: `import`, a pass, or `legal`.
+    Stage {
+        /// Its name.
+        name: &'a str,
+        /// The module after it.
+        module: &'a Module,
+        /// What the pass did, place by place.
+        notes: &'a [Note],
+    },
+    /// Bytes of the artifact were written.
+    Written {
+        /// So far.
+        bytes: u64,
+        /// In all.
+        total: u64,
+    },
+}
+
+/// Takes a plan through the passes up to `stop_after` (`import`, a pass or `legal`), or to the end.
+///
+/// # Errors
+/// When the target refuses something, pointing into the recipe, or a pass makes a wrong module.
+pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Event<'_>)) -> Result<Module, Error> {
+    let target = target(plan);
+    let module = import(plan)?;
+    observe(Event::Stage { name: "import", module: &module, notes: &[] });
+    if stop_after == Some("import") {
+        return Ok(module);
+    }
+    let wanted = target.passes();
+    let last = stop_after.and_then(|name| wanted.iter().position(|w| *w == name)).map(|at| at + 1);
+    let scheme = plan.build.quant.scheme();
+    let module = passes::run(module, &wanted[..last.unwrap_or(wanted.len())], &scheme, &mut |step| {
+        observe(Event::Stage { name: step.pass.name, module: step.module, notes: step.notes });
+    })
+    .map_err(Box::new)?;
+    if last.is_some() {
+        return Ok(module);
+    }
+    unmatched_patterns(plan, &module)?;
+    let module = target.legalize(&module).map_err(|refusal| refused(plan, &module, &refusal))?;
+    observe(Event::Stage { name: "legal", module: &module, notes: &[] });
+    Ok(module)
+}
+
+/// Builds the artifact's folder. What was there before stays valid until the last file is in place.
+///
+/// # Errors
+/// As [`compile`], and when something cannot be written.
+pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+    let module = compile(plan, None, observe)?;
+    let mut bundle = artifact::Bundle::create(&plan.folder)?;
+    let RecipeTarget::Xnnpack { alignment } = &plan.build.target.value;
+    let options = xnnpack::Options { alignment: alignment.value };
+    let metadata =
+        xnnpack::Metadata { generation: Some(plan.generation.clone()), recipe_digest: plan.build.digest_hex() };
+    let mut result = Ok(());
+    bundle.write(&artifact_name(plan), |out: &mut dyn Write| {
+        let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
+        result = xnnpack::emit(&module, plan.checkpoint.as_ref(), &metadata, &options, out, progress);
+        Ok(())
+    })?;
+    result?;
+    for name in Plan::TEXT_FILES {
+        let file = plan.checkpoint.folder().join(name);
+        if file.exists() {
+            bundle.copy(name, &file)?;
+        }
+    }
+    bundle.write("generation.json", |out| out.write_all(generation_json(&plan.generation).as_bytes()))?;
+    bundle.finish(manifest(plan))?;
+    Ok(())
+}
+
+/// The file name of the artifact: `demo-xnnpack-f16.pte`.
+pub(super) fn artifact_name(plan: &Plan) -> String {
+    format!("{}.{}", plan.build.name, target(plan).extension())
+}
+
+/// Everything a manifest says before the files are known.
+pub(super) fn manifest(plan: &Plan) -> Manifest {
+    Manifest {
+        name: plan.build.name.clone(),
+        target: target(plan).name().into(),
+        artifact: artifact_name(plan),
+        tool: format!("diffulex-edge {}", env!("CARGO_PKG_VERSION")),
+        recipe: plan.build.effective_values().iter().cloned().collect(),
+        checkpoint: plan.inputs.clone(),
+        files: Default::default(),
+    }
+}
+
+fn target(plan: &Plan) -> Target {
+    match plan.build.target.value {
+        RecipeTarget::Xnnpack { .. } => Target::Xnnpack,
+    }
+}
+
+fn import(plan: &Plan) -> Result<Module, Error> {
+    let shape = &plan.build.shape;
+    let bounds = Sizes { t: shape.prefill.value as usize, c: shape.cache.value as usize, r: 0 };
+    let types = |name: &str| plan.checkpoint.tensor_type(name);
+    let module = plan.checkpoint.config().decoder.import(&plan.build.name, bounds, &types)?;
+    verify(&module).map_err(|e| Error::Usage(format!("bug[verify::{}] after import: {}: {}", e.rule, e.place, e.what)))?;
+    Ok(module)
+}
+
+fn generation_json(generation: &Generation) -> String {
+    // A struct of numbers, words and lists always has a JSON form.
+    serde_json::to_string_pretty(generation).unwrap_or_default() + "\n"
+}
+
+/// A pattern of `keep` that names no weight is a slip of the pen, not a wish.
+fn unmatched_patterns(plan: &Plan, module: &Module) -> Result<(), Diagnostics> {
+    let matches = |pattern: &str| module.weights.iter().any(|w| diffulex_compiler::quant::matches(pattern, &w.name));
+    let wrong = plan.build.quant.keep.iter().filter(|(_, pattern)| !matches(pattern)).map(|(_, pattern)| {
+        let message = format!("`{}` names no weight of build {}", pattern.value, plan.build.name);
+        let help = format!("`build --only {} --stop-after quantize` prints the names", plan.build.name);
+        Diagnostic::refusal("quant::keep", message).label(&pattern.origin, "matches nothing").help(help)
+    });
+    let wrong: Vec<Diagnostic> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
+}
+
+/// A refusal, pointing at the values of the recipe that led to it.
+fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
+    let target = target(plan).name();
+    let met = format!("first met at {} in build {}", described(module, refusal.place()), plan.build.name);
+    let diagnostic = match refusal {
+        Refusal::Encoding { place, encoding, role, nearest } => {
+            let origin = plan.encoding_origin(place.trim_start_matches('@')).origin;
+            let message = format!("{target} cannot use {encoding} weights as a {role}");
+            let names: Vec<String> = nearest.iter().map(|e| format!("`weights = \"{e}\"`")).collect();
+            Diagnostic::refusal("quant::encoding", message)
+                .label(&origin, "not for this target")
+                .label(&plan.build.target.origin, "asked for here")
+                .note(met)
+                .help(format!("write {}", names.join(" or ")))
+        }
+        other => {
+            let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}"))
+                .label(&plan.build.target.origin, "asked for here")
+                .note(met);
+            match other.nearest() {
+                Some(nearest) => diagnostic.help(format!("the nearest thing that works: {nearest}")),
+                None => diagnostic,
+            }
+        }
+    };
+    Error::Recipe(Diagnostics(vec![diagnostic]))
+}
+
+/// `@lm_head` → `lm_head, bf16[384, 64]`.
+fn described(module: &Module, place: &str) -> String {
+    let weight = place.strip_prefix('@').and_then(|name| module.weight_id(name)).map(|id| module.weight(id));
+    weight.map_or(place.to_string(), |w| format!("`{}`, {}", w.name, w.ty))
+}
+
+/// The path of the artifact inside a plan's folder.
+impl Plan {
+    /// Where the artifact itself lies.
+    pub fn artifact(&self) -> PathBuf {
+        self.folder.join(artifact_name(self))
+    }
+}

@@ -1,0 +1,15 @@
+//! Builds: from a recipe to folders that run by themselves.
+//!
+//! 1. [`plan`] reads the recipe and opens each checkpoint; a [`Plan`] knows all that can change a build's bytes.
+//! 2. `freshness` compares that with the manifest of an earlier build.
+//! 3. [`run`] compiles and writes what is stale, the manifest last.
+
+mod digests;
+mod freshness;
+mod job;
+mod plan;
+
+pub(crate) use digests::Digests;
+pub use freshness::Freshness;
+pub use job::{Event, compile, run};
+pub use plan::{Options, Plan, plan};

@@ -1,0 +1,169 @@
+//! What is to be built: one plan for each cell of a recipe's matrix.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use diffulex_compiler::checkpoint::Checkpoint;
+use diffulex_compiler::generation::{Attention, Family, Generation, Logits};
+use diffulex_compiler::ir::Encoding;
+use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Recipe};
+
+use super::digests::Digests;
+use super::freshness::{self, Freshness};
+use crate::Error;
+
+/// Where to look and what to take.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// `key=value` texts that override the recipe.
+    pub overrides: Vec<String>,
+    /// Folder of downloaded checkpoints.
+    pub models: Option<PathBuf>,
+    /// Folder that artifacts are written to.
+    pub out: PathBuf,
+    /// Only builds whose name contains this text.
+    pub only: Option<String>,
+}
+
+/// One build: all that can change its bytes, and where they go.
+#[derive(Debug)]
+pub struct Plan {
+    /// The matrix cell.
+    pub build: recipe::Build,
+    /// The checkpoint it is made from.
+    pub checkpoint: Arc<Checkpoint>,
+    /// What a host must know, from recipe and checkpoint.
+    pub generation: Generation,
+    /// The folder of the artifact.
+    pub folder: PathBuf,
+    /// SHA-256 of each file of the checkpoint that takes part.
+    pub inputs: BTreeMap<String, String>,
+    /// Whether an earlier build can stay.
+    pub freshness: Freshness,
+}
+
+/// Reads a recipe and plans its builds.
+///
+/// # Errors
+/// All mistakes of the recipe together, or the first checkpoint that cannot be used.
+pub fn plan(path: &Path, options: &Options) -> Result<Vec<Plan>, Error> {
+    let Recipe { builds, .. } = recipe::load(path, &options.overrides)?;
+    let names: Vec<String> = builds.iter().map(|b| b.name.clone()).collect();
+    let wanted = |b: &recipe::Build| options.only.as_ref().is_none_or(|text| b.name.contains(text));
+    let builds: Vec<recipe::Build> = builds.into_iter().filter(wanted).collect();
+    if builds.is_empty() {
+        let only = options.only.as_deref().unwrap_or_default();
+        return Err(Error::Usage(format!("no build's name contains `{only}`; there are {}", names.join(", "))));
+    }
+    let mut checkpoints: BTreeMap<PathBuf, Arc<Checkpoint>> = BTreeMap::new();
+    let mut digests = Digests::open(&options.out);
+    let mut plans = Vec::new();
+    for build in builds {
+        let folder = build.model.resolve(options.models.as_deref())?;
+        let checkpoint = match checkpoints.get(&folder) {
+            Some(known) => known.clone(),
+            None => {
+                let opened = Arc::new(Checkpoint::open(&folder)?);
+                checkpoints.insert(folder, opened.clone());
+                opened
+            }
+        };
+        check(&build, &checkpoint)?;
+        let generation = generation(&build, &checkpoint)?;
+        let inputs = inputs(&checkpoint, &mut digests)?;
+        let folder = options.out.join(&build.name);
+        let freshness = freshness::of(&build, &inputs, &folder);
+        plans.push(Plan { build, checkpoint, generation, folder, inputs, freshness });
+    }
+    digests.save();
+    Ok(plans)
+}
+
+/// Holds the recipe against the checkpoint.
+fn check(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<(), Diagnostics> {
+    let config = checkpoint.config();
+    let mut wrong = Vec::new();
+    let refuse = |code, message: String| Diagnostic::refusal(code, message);
+    if let Some(family) = build.model.family.as_ref().filter(|f| f.value != config.family) {
+        let message = format!("the checkpoint is of family `{}`", config.family.name());
+        wrong.push(refuse("model::family", message).label(&family.origin, "the recipe says otherwise"));
+    }
+    let block = &build.shape.block;
+    if let Some(own) = config.block.filter(|own| *own != block.value) {
+        let message = format!("the checkpoint was trained for blocks of {own} tokens");
+        let label = "its config.json says otherwise";
+        wrong.push(refuse("shape::block", message).label(&block.origin, label).help(format!("write `block = {own}`")));
+    }
+    let cache = &build.shape.cache;
+    if cache.value > config.max_positions {
+        let message = format!("the model knows {} positions", config.max_positions);
+        wrong.push(refuse("shape::cache", message).label(&cache.origin, "longer than that"));
+    }
+    let sampler = &build.generate.sampler;
+    let aligned = match config.family {
+        Family::Sdar => Logits::Aligned,
+    };
+    if sampler.value != aligned {
+        let message = format!("row i of family `{}` names token i", config.family.name());
+        wrong.push(refuse("generate::sampler", message).label(&sampler.origin, "would shift every token by one"));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
+}
+
+/// Facts of the checkpoint, defaults of the recipe.
+fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generation, Error> {
+    let config = checkpoint.config();
+    let recipe::Generate { algorithm, strategy, steps, threshold, temperature, top_k, top_p, max_tokens, seed, .. } =
+        &build.generate;
+    if config.end_ids.is_empty() {
+        let folder = checkpoint.folder().display();
+        return Err(Error::Usage(format!("{folder}: neither config.json nor generation_config.json has `eos_token_id`")));
+    }
+    Ok(Generation {
+        family: config.family,
+        attention: Attention::BlockCausal,
+        logits: Logits::Aligned,
+        block: build.shape.block.value,
+        mask_id: checkpoint.mask_id()?,
+        end_ids: config.end_ids.clone(),
+        algorithm: algorithm.value,
+        strategy: strategy.value,
+        steps: steps.value,
+        threshold: threshold.value.iter().map(|&t| t as f32).collect(),
+        temperature: temperature.value as f32,
+        top_k: top_k.value,
+        top_p: top_p.value as f32,
+        max_tokens: max_tokens.value,
+        seed: seed.value,
+    })
+}
+
+/// Digests of the files of a checkpoint that a build reads.
+fn inputs(checkpoint: &Checkpoint, digests: &mut Digests) -> Result<BTreeMap<String, String>, Error> {
+    let folder = checkpoint.folder();
+    let small = Plan::TEXT_FILES.iter().chain(&["config.json", "generation_config.json"]).map(|name| folder.join(name));
+    let files = small.filter(|f| f.exists()).chain(checkpoint.files().map(Path::to_path_buf));
+    files
+        .map(|file| {
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            Ok((name, digests.of(&file)?))
+        })
+        .collect()
+}
+
+impl Plan {
+    /// Files of a checkpoint that go into an artifact's folder as they are, where they exist.
+    pub const TEXT_FILES: [&str; 5] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ];
+
+    /// The value of the recipe that decided the encoding of a weight, for refusals.
+    pub fn encoding_origin(&self, weight: &str) -> Located<Encoding> {
+        self.build.quant.encoding_of(weight)
+    }
+}

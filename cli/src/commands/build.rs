@@ -1,0 +1,173 @@
+//! `build`: the artifacts of a recipe that are not fresh.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diffulex_compiler::ir;
+use diffulex_compiler::passes::{self, Note};
+use diffulex_edge::Error;
+use diffulex_edge::build::{self, Event, Freshness, Plan};
+use indicatif::ProgressBar;
+
+use super::options;
+use crate::args::{Build, MessageFormat, Places};
+use crate::terminal::{bytes_bar, note, print};
+
+/// Runs the command.
+pub(crate) fn run(args: &Build) -> Result<bool, Error> {
+    for pass in args.stop_after.iter().chain(&args.explain) {
+        known_stage(pass)?;
+    }
+    for plan in build::plan(&args.recipe, &options(&args.places))? {
+        let inspects = args.stop_after.is_some() || args.dump_ir.is_some() || args.explain.is_some();
+        if plan.freshness == Freshness::Fresh && !args.force && !inspects {
+            report(args.message_format, &plan, "fresh", None)?;
+            continue;
+        }
+        one(&plan, args)?;
+    }
+    Ok(true)
+}
+
+/// Builds what is stale and gives the plans; used by the commands that build on the way.
+pub(crate) fn ensure(recipe: &Path, places: &Places) -> Result<Vec<Plan>, Error> {
+    let plans = build::plan(recipe, &options(places))?;
+    for plan in plans.iter().filter(|p| p.freshness != Freshness::Fresh) {
+        note(&format!("building {} ({})", plan.build.name, plan.freshness));
+        write(plan, &mut |_| Ok(()))?;
+    }
+    Ok(plans)
+}
+
+/// Builds one plan with everything that the flags ask to see.
+fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
+    let mut number = 0;
+    let mut see = |event: &Event<'_>| -> Result<(), Error> {
+        let Event::Stage { name, module, notes } = event else { return Ok(()) };
+        number += 1;
+        if let Some(folder) = &args.dump_ir {
+            dump(&folder.join(&plan.build.name), &format!("{number:02}-{name}"), module)?;
+        }
+        if args.explain.as_deref() == Some(name) {
+            print(&explained(&plan.build.name, name, notes))?;
+        }
+        Ok(())
+    };
+    if let Some(stop) = &args.stop_after {
+        let mut failed = Ok(());
+        let module = build::compile(plan, Some(stop), &mut |event| {
+            if failed.is_ok() {
+                failed = see(&event);
+            }
+        });
+        failed?;
+        return print(&ir::print(&module.map_err(|e| with_evidence(plan, e))?));
+    }
+    let started = std::time::Instant::now();
+    write(plan, &mut see)?;
+    report(args.message_format, plan, &plan.freshness.to_string(), Some(started.elapsed().as_secs_f64()))
+}
+
+/// Writes one artifact with a bar.
+fn write(plan: &Plan, see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> Result<(), Error> {
+    let bar: ProgressBar = bytes_bar(&plan.build.name);
+    let mut failed = Ok(());
+    let done = build::run(plan, &mut |event| {
+        if let Event::Written { bytes, total } = event {
+            bar.set_length(total);
+            bar.set_position(bytes);
+        }
+        if failed.is_ok() {
+            failed = see(&event);
+        }
+    });
+    bar.finish_and_clear();
+    done.map_err(|e| with_evidence(plan, e))?;
+    failed
+}
+
+/// Tells how a build went: a line for people, or an object for machines.
+fn report(format: MessageFormat, plan: &Plan, why: &str, seconds: Option<f64>) -> Result<(), Error> {
+    let (name, path) = (&plan.build.name, plan.artifact());
+    match (format, seconds) {
+        (MessageFormat::Json, _) => {
+            let object = serde_json::json!({
+                "reason": "build-finished", "name": name, "artifact": path, "fresh": seconds.is_none(),
+                "why": why, "seconds": seconds,
+            });
+            print(&format!("{object}\n"))
+        }
+        (MessageFormat::Text, None) => print(&format!("{name}: fresh\n")),
+        (MessageFormat::Text, Some(seconds)) => {
+            let bytes = path.metadata().map_or(0, |m| m.len());
+            let size = indicatif::HumanBytes(bytes);
+            print(&format!("{name}: built {} ({size}) in {seconds:.1} s; was {why}\n", path.display()))
+        }
+    }
+}
+
+/// What a pass did, equal notes of neighbouring layers joined.
+fn explained(build: &str, pass: &str, notes: &[Note]) -> String {
+    let about = passes::find(pass).map_or("the target's own rewriting", |p| p.about);
+    let mut text = format!("{build}: {pass}: {about}\n");
+    if notes.is_empty() {
+        text.push_str("  found no place to look at\n");
+    }
+    let mut groups: BTreeMap<(usize, String), Vec<u32>> = BTreeMap::new();
+    let mut order: Vec<String> = Vec::new();
+    for Note { place, changed, what } in notes {
+        let (layer, local) = split(place);
+        let said = format!("{} {local}: {what}", if *changed { "done    " } else { "not done" });
+        let index = order.iter().position(|o| *o == said).unwrap_or_else(|| {
+            order.push(said.clone());
+            order.len() - 1
+        });
+        groups.entry((index, said)).or_default().extend(layer);
+    }
+    for ((_, said), layers) in groups {
+        let layers = match (layers.first(), layers.last()) {
+            (Some(first), Some(last)) if first == last => format!(" (layer {first})"),
+            (Some(first), Some(last)) => format!(" ({} layers, {first} to {last})", layers.len()),
+            _ => String::new(),
+        };
+        text.push_str(&format!("  {said}{layers}\n"));
+    }
+    text
+}
+
+/// `layers.3 %q` → (3, `%q`); `@layers.3.self_attn.q_proj` → (3, `@self_attn.q_proj`).
+fn split(place: &str) -> (Option<u32>, String) {
+    let (sign, rest) = if let Some(rest) = place.strip_prefix('@') { ("@", rest) } else { ("", place) };
+    let parts = rest.strip_prefix("layers.").and_then(|rest| rest.split_once(['.', ' ']));
+    match parts.and_then(|(layer, local)| Some((layer.parse().ok()?, local))) {
+        Some((layer, local)) => (Some(layer), format!("{sign}{local}")),
+        None => (None, place.to_string()),
+    }
+}
+
+fn known_stage(name: &str) -> Result<(), Error> {
+    let names: Vec<&str> = ["import"].into_iter().chain(passes::PASSES.iter().map(|p| p.name)).chain(["legal"]).collect();
+    match names.contains(&name) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!("there is no pass `{name}`; there are {}", names.join(", ")))),
+    }
+}
+
+/// A wrong pass leaves the modules before and after it beside the artifacts.
+fn with_evidence(plan: &Plan, error: Error) -> Error {
+    if let Error::Pass(bug) = &error {
+        let folder = plan.folder.with_extension("bug");
+        let before = dump(&folder, &format!("{}.before", bug.pass), &bug.before);
+        let after = bug.after.as_ref().map(|after| dump(&folder, &format!("{}.after", bug.pass), after));
+        if before.is_ok() && after.is_none_or(|done| done.is_ok()) {
+            note(&format!("the modules before and after the pass are in {}", folder.display()));
+        }
+    }
+    error
+}
+
+fn dump(folder: &Path, name: &str, module: &ir::Module) -> Result<(), Error> {
+    let file = folder.join(format!("{name}.ir"));
+    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    std::fs::write(&file, ir::print(module)).map_err(Error::io(file))
+}

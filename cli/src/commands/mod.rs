@@ -1,0 +1,63 @@
+//! One file a command. Each gives `true` when it did what it was asked and all was well, `false` when it found a failure
+//! and has told of it.
+
+pub(crate) mod build;
+pub(crate) mod run;
+pub(crate) mod show;
+pub(crate) mod verify;
+
+use std::path::{Path, PathBuf};
+
+use diffulex_edge::subject::{self, EngineChoice, Kind, Opened};
+use diffulex_edge::{Error, build as builds};
+use diffulex_runtime::executorch;
+
+use crate::args::{EngineName, Places};
+
+/// Where recipes find checkpoints and builds go.
+fn options(places: &Places) -> builds::Options {
+    builds::Options {
+        overrides: places.overrides.clone(),
+        models: places.models.clone(),
+        out: places.out.clone(),
+        only: places.only.clone(),
+    }
+}
+
+/// The engine that was asked for.
+fn engine(name: EngineName) -> Result<EngineChoice, Error> {
+    match name {
+        EngineName::Tract => Ok(EngineChoice::Tract),
+        EngineName::Executorch => {
+            let folders = engine_folders();
+            let found = folders.iter().map(|folder| executorch::library_path(folder)).find(|library| library.exists());
+            let looked: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
+            found.map(EngineChoice::ExecuTorch).ok_or_else(|| {
+                Error::Usage(format!(
+                    "ExecuTorch is not installed: run `tests/engines/setup.sh` of the source tree, or name the folder \
+                     it filled in DIFFULEX_ENGINES (looked in {})",
+                    looked.join(", ")
+                ))
+            })
+        }
+    }
+}
+
+/// Where outside engines may lie: where the environment says, else beside the program or one folder up, as in `target`.
+fn engine_folders() -> Vec<PathBuf> {
+    if let Some(folder) = std::env::var_os("DIFFULEX_ENGINES") {
+        return vec![folder.into()];
+    }
+    let program = std::env::current_exe().unwrap_or_default();
+    program.ancestors().skip(1).take(2).map(|folder| folder.join("engines")).collect()
+}
+
+/// Opens whatever runs: an artifact's folder, a bare artifact or a checkpoint. Recipes are built first, elsewhere.
+fn open(path: &Path, block: Option<u32>) -> Result<Opened, Error> {
+    match subject::kind(path)? {
+        Kind::Bundle => subject::bundle(path),
+        Kind::Artifact => subject::artifact(path),
+        Kind::Checkpoint => subject::checkpoint(path, block),
+        Kind::Recipe => Err(Error::Usage(format!("{}: a recipe must be built first", path.display()))),
+    }
+}

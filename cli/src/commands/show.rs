@@ -1,0 +1,110 @@
+//! `show`: what a recipe, an artifact or a checkpoint says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::{self, Module};
+use diffulex_compiler::recipe;
+use diffulex_edge::Error;
+use diffulex_edge::build;
+use diffulex_edge::subject::{self, Kind, Opened};
+use diffulex_targets::artifact::Manifest;
+use indicatif::HumanBytes;
+
+use super::{open, options};
+use crate::args::Show;
+use crate::terminal::print;
+
+/// Runs the command.
+pub(crate) fn run(args: &Show) -> Result<bool, Error> {
+    let kind = subject::kind(&args.path)?;
+    let text = match (&kind, args.ir) {
+        (Kind::Recipe, false) => values(&recipe::load(&args.path, &args.places.overrides)?),
+        (Kind::Recipe, true) => {
+            let plans = build::plan(&args.path, &options(&args.places))?;
+            let modules = plans.iter().map(|plan| build::compile(plan, None, &mut |_| {}));
+            modules.map(|m| Ok(ir::print(&m?))).collect::<Result<Vec<String>, Error>>()?.join("\n")
+        }
+        (_, true) => ir::print(&open(&args.path, None)?.module),
+        (_, false) => described(&kind, &args.path)?,
+    };
+    print(&text)?;
+    Ok(true)
+}
+
+/// Each effective value with the place it was written at.
+fn values(recipe: &recipe::Recipe) -> String {
+    let rows = recipe.values().iter().map(|v| (format!("{} = {}", v.key, v.value), v.origin.to_string()));
+    let rows: Vec<(String, String)> = rows.collect();
+    let width = rows.iter().map(|(value, _)| value.chars().count()).max().unwrap_or(0);
+    let mut text: String = rows.iter().map(|(value, origin)| format!("{value:width$}  # {origin}\n")).collect();
+    let names: Vec<&str> = recipe.builds.iter().map(|b| b.name.as_str()).collect();
+    text.push_str(&format!("\n# builds: {}\n", names.join(", ")));
+    text
+}
+
+fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
+    let opened = open(path, None)?;
+    let mut text = format!("{}\n\n", opened.name);
+    if *kind == Kind::Bundle {
+        let manifest = Manifest::read(path)?;
+        text.push_str(&format!("made by    {} for target {}\n", manifest.tool, manifest.target));
+        for (name, file) in &manifest.files {
+            text.push_str(&format!("file       {name}, {}, sha256 {}…\n", HumanBytes(file.bytes), &file.sha256[..12.min(file.sha256.len())]));
+        }
+        for (name, digest) in &manifest.checkpoint {
+            text.push_str(&format!("made from  {name}, sha256 {}…\n", &digest[..12.min(digest.len())]));
+        }
+    }
+    text.push_str(&model(&opened));
+    if let Some(generation) = &opened.generation {
+        text.push_str(&facts(generation));
+    }
+    Ok(text)
+}
+
+/// Sizes and encodings of a module.
+fn model(opened: &Opened) -> String {
+    let Module { bounds, cache, weights, nodes, stage, .. } = &opened.module;
+    let mut by_encoding: BTreeMap<&str, (usize, u64, u64)> = BTreeMap::new();
+    for weight in weights {
+        let entry = by_encoding.entry(weight.ty.encoding.name()).or_default();
+        let numbers = weight.ty.rows() as u64 * weight.ty.columns() as u64;
+        *entry = (entry.0 + 1, entry.1 + numbers, entry.2 + weight.ty.bytes());
+    }
+    let mut text = format!(
+        "module     stage {}, {} nodes, {} layers, {} key/value heads of {}\n",
+        stage.name(),
+        nodes.len(),
+        cache.layers,
+        cache.kv_heads,
+        cache.head_dim
+    );
+    text.push_str(&format!("bounds     {} tokens a step, {} cached positions\n", bounds.t, bounds.c));
+    for (encoding, (count, numbers, bytes)) in by_encoding {
+        text.push_str(&format!("weights    {encoding}: {count} with {numbers} numbers, {}\n", HumanBytes(bytes)));
+    }
+    text
+}
+
+fn facts(g: &Generation) -> String {
+    let threshold: Vec<String> = g.threshold.iter().map(f32::to_string).collect();
+    format!(
+        "generation {} of family {}, blocks of {}, mask token {}, end tokens {:?}\n\
+         defaults   {}, {} steps, threshold {}, temperature {}, top-k {}, top-p {}, {} tokens, seed {}\n",
+        g.algorithm,
+        g.family,
+        g.block,
+        g.mask_id,
+        g.end_ids,
+        g.strategy,
+        g.steps,
+        threshold.join(" "),
+        g.temperature,
+        g.top_k,
+        g.top_p,
+        g.max_tokens,
+        g.seed
+    )
+}

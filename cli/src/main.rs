@@ -1,0 +1,38 @@
+//! The program: parses the command line, runs one command, prints what stopped it.
+
+mod args;
+mod commands;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// Exit status of a verification that found a difference, and of any other command that failed.
+const FAILED: u8 = 1;
+/// Exit status of a verification that could not be carried out. Clap uses it for a wrong command line.
+const NOT_RUN: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (done, failure) = match cli.command {
+        Command::Build(args) => (commands::build::run(&args), FAILED),
+        Command::Show(args) => (commands::show::run(&args), FAILED),
+        Command::Verify(args) => (commands::verify::run(&args), NOT_RUN),
+        Command::Run(args) => (commands::run::run(&args), FAILED),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(FAILED),
+        // The reader went away; there is nobody to tell.
+        Err(diffulex_edge::Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            terminal::print_error(&error);
+            ExitCode::from(failure)
+        }
+    }
+}

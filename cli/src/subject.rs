@@ -1,0 +1,155 @@
+//! What a path stands for, and opening it: a recipe's artifact, a bare artifact or a checkpoint becomes a module, the
+//! numbers of its weights, and what a host must know.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use diffulex_compiler::checkpoint::Checkpoint;
+use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::{Encoding, Module, Sizes, WeightSource};
+use diffulex_compiler::passes;
+use diffulex_compiler::quant::Scheme;
+use diffulex_runtime::engine::Engine;
+use diffulex_runtime::executorch::ExecuTorch;
+use diffulex_runtime::tract::TractEngine;
+use diffulex_targets::artifact::{MANIFEST, Manifest};
+use diffulex_targets::{raise, xnnpack};
+
+use crate::Error;
+
+/// What a path stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A TOML file.
+    Recipe,
+    /// An artifact's folder, with a manifest.
+    Bundle,
+    /// A bare artifact.
+    Artifact,
+    /// A Hugging Face folder.
+    Checkpoint,
+}
+
+/// Something that can be run.
+pub struct Opened {
+    /// Its name.
+    pub name: String,
+    /// What it computes.
+    pub module: Module,
+    /// The numbers of its weights.
+    pub source: Arc<dyn WeightSource>,
+    /// What a host must know; a bare artifact of another writer may lack it.
+    pub generation: Option<Generation>,
+    /// The folder with tokenizer and chat template, where there is one.
+    pub text: Option<PathBuf>,
+    /// The file that an outside engine opens, where there is one.
+    pub artifact: Option<PathBuf>,
+}
+
+/// What runs a module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// The engine inside this program.
+    Tract,
+    /// ExecuTorch behind this library.
+    ExecuTorch(PathBuf),
+}
+
+/// Looks at a path.
+///
+/// # Errors
+/// When it is none of the things a path can stand for.
+pub fn kind(path: &Path) -> Result<Kind, Error> {
+    let found = path.metadata().map_err(Error::io(path))?;
+    let ending = path.extension().and_then(|e| e.to_str());
+    match ending {
+        Some("toml") if found.is_file() => Ok(Kind::Recipe),
+        Some("pte") if found.is_file() => Ok(Kind::Artifact),
+        _ if path.join(MANIFEST).is_file() => Ok(Kind::Bundle),
+        _ if path.join("config.json").is_file() => Ok(Kind::Checkpoint),
+        _ => Err(Error::Usage(format!(
+            "{}: is neither a recipe (.toml), an artifact (.pte), an artifact's folder (with {MANIFEST}) nor a \
+             checkpoint (with config.json)",
+            path.display()
+        ))),
+    }
+}
+
+/// Opens a bare artifact.
+///
+/// # Errors
+/// Names what is wrong with the file.
+pub fn artifact(file: &Path) -> Result<Opened, Error> {
+    let wrong = |error| Error::Read { file: file.into(), error };
+    let mapped = File::open(file).map_err(Error::io(file))?;
+    let read = xnnpack::read(&mapped).map_err(wrong)?;
+    let module = raise::raise(&read.module, read.source.as_ref()).map_err(|e| Error::Usage(format!("{}: bug[raise] {e}", file.display())))?;
+    Ok(Opened {
+        name: read.module.name.clone(),
+        module,
+        source: read.source,
+        generation: read.generation,
+        text: None,
+        artifact: Some(file.into()),
+    })
+}
+
+/// Opens an artifact's folder.
+///
+/// # Errors
+/// When the manifest or the artifact is damaged.
+pub fn bundle(folder: &Path) -> Result<Opened, Error> {
+    let manifest = Manifest::read(folder)?;
+    let opened = artifact(&folder.join(&manifest.artifact))?;
+    let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
+    let file = folder.join("generation.json");
+    let generation = match std::fs::read(&file) {
+        Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| Error::Usage(format!("{}: {e}", file.display())))?),
+        Err(_) => opened.generation,
+    };
+    Ok(Opened { name: manifest.name, generation, text, ..opened })
+}
+
+/// Tokens one step of a checkpoint takes at most.
+const CHECKPOINT_STEP: usize = 1024;
+
+/// Opens a checkpoint, fused but with its weights as they are: the source that artifacts are compared with.
+///
+/// # Errors
+/// Names what is wrong with the checkpoint.
+pub fn checkpoint(folder: &Path, block: Option<u32>) -> Result<Opened, Error> {
+    let checkpoint = Arc::new(Checkpoint::open(folder)?);
+    let config = checkpoint.config();
+    let name = folder.file_name().map_or("checkpoint".into(), |n| n.to_string_lossy().into_owned());
+    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let bounds = Sizes { t: CHECKPOINT_STEP, c: config.max_positions as usize, r: 0 };
+    let imported = config.decoder.import(&name, bounds, &|name| checkpoint.tensor_type(name))?;
+    // Only passes that leave every number as it is.
+    let exact = ["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
+    let unused = Scheme { weights: Encoding::F32, keep: vec![] };
+    let module = passes::run(imported, &exact, &unused, &mut |_| {}).map_err(Box::new)?;
+    let generation = match checkpoint.mask_id() {
+        Ok(mask) => Some(Generation::defaults(config.family, block.or(config.block), mask, config.end_ids.clone())),
+        Err(_) => None,
+    };
+    let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
+    Ok(Opened { name, module, source: checkpoint, generation, text, artifact: None })
+}
+
+impl Opened {
+    /// An engine for it.
+    ///
+    /// # Errors
+    /// When the engine cannot be made, or is not installed, or has no file to open.
+    pub fn engine(&self, choice: &EngineChoice) -> Result<Box<dyn Engine>, Error> {
+        match (choice, &self.artifact) {
+            (EngineChoice::Tract, _) => Ok(Box::new(TractEngine::new(&self.module, self.source.clone())?)),
+            (EngineChoice::ExecuTorch(library), Some(artifact)) => Ok(Box::new(ExecuTorch::open(artifact, library)?)),
+            (EngineChoice::ExecuTorch(_), None) => {
+                let name = &self.name;
+                Err(Error::Usage(format!("{name} is a checkpoint; ExecuTorch runs artifacts: build one first")))
+            }
+        }
+    }
+}

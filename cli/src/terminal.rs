@@ -1,0 +1,55 @@
+//! What goes to the terminal beside a command's own output: errors, progress, notes. All of it to the error stream.
+
+use std::io::{IsTerminal, Write};
+
+use diffulex_edge::Error;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Prints an error the way its kind deserves.
+pub(crate) fn print_error(error: &Error) {
+    match error {
+        Error::Recipe(diagnostics) => note(&diagnostics.render(colored())),
+        // These say of themselves whose mistake they are: `bug[rule] …`.
+        Error::Pass(_) | Error::Build(_) => note(&error.to_string()),
+        _ => note(&format!("error: {error}")),
+    }
+}
+
+/// Prints a line to the error stream; where that is closed, nobody is listening.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Prints text to the output stream.
+pub(crate) fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("standard output"))
+}
+
+/// A bar for `total` bytes, drawn only on a terminal.
+pub(crate) fn bytes_bar(name: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    bar(style, name)
+}
+
+/// A bar for a number of steps, drawn only on a terminal.
+pub(crate) fn steps_bar(name: &str) -> ProgressBar {
+    bar(ProgressStyle::with_template("{prefix} {spinner} {pos} {msg}"), name)
+}
+
+fn bar(style: Result<ProgressStyle, indicatif::style::TemplateError>, name: &str) -> ProgressBar {
+    let target = match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let bar = ProgressBar::with_draw_target(None, target).with_prefix(name.to_string());
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Whether the error stream shows colors; `NO_COLOR` turns them off.
+fn colored() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}

@@ -1,0 +1,209 @@
+//! Proving an artifact equal to its source, and a source equal to recordings.
+
+use std::path::{Path, PathBuf};
+
+use diffulex_compiler::generation::Generation;
+use diffulex_runtime::chat::{Chat, Message, Variables};
+use diffulex_runtime::generate::Algorithm;
+use diffulex_runtime::session::{Attention, Session};
+use diffulex_runtime::tract::TractEngine;
+use diffulex_runtime::verify::{Check, Limits, numbers, reference, replies, trajectories};
+use diffulex_targets::artifact::Manifest;
+
+use crate::Error;
+use crate::build::Digests;
+use crate::subject::{EngineChoice, Opened};
+
+/// Prompts that every artifact is compared on.
+const PROMPTS: [&str; 4] = [
+    "What is 27 + 58?",
+    "Tell me a story about a fox and a lantern.",
+    "Hello! Who are you, and what can you do?",
+    "Name three things that are blue, and say why.",
+];
+/// Shares of a sequence that are masked, from its end on.
+const NOISE: [f64; 4] = [0.25, 0.5, 0.75, 1.0];
+/// Longest sequence of a comparison.
+const LENGTH: usize = 96;
+/// New tokens of a compared reply.
+const REPLY: usize = 48;
+
+/// Gets each check as it is finished.
+pub type Report<'a> = dyn FnMut(Check) + 'a;
+
+/// The structure of an artifact's folder: every digest of its manifest.
+///
+/// # Errors
+/// When the manifest itself cannot be read.
+pub fn structure(folder: &Path, report: &mut Report<'_>) -> Result<(), Error> {
+    let manifest = Manifest::read(folder)?;
+    let problem = manifest.check(folder).err().map(|e| e.to_string());
+    let passed = problem.is_none();
+    report(Check::Structure { what: format!("{} files of {}", manifest.files.len(), manifest.name), problem, passed });
+    Ok(())
+}
+
+/// An artifact against the checkpoint it was made from: numbers on prompts and on masked blocks, then greedy replies.
+/// With an outside engine also that engine against ours on the same artifact.
+///
+/// # Errors
+/// When one of them cannot be run.
+pub fn artifact(
+    artifact: &Opened,
+    source: &Opened,
+    engine: &EngineChoice,
+    report: &mut Report<'_>,
+) -> Result<(), Error> {
+    let generation = source.generation.as_ref().or(artifact.generation.as_ref());
+    let generation = generation.ok_or_else(|| Error::Usage(no_facts(&source.name)))?;
+    let generation = Generation { block: artifact.generation.as_ref().unwrap_or(generation).block, ..generation.clone() };
+    let limits = Limits::of(&artifact.module);
+    let attention = Attention::BlockCausal(generation.block as usize);
+    let mut ours = Session::new(source.engine(&EngineChoice::Tract)?, attention)?;
+    let mut other = Session::new(artifact.engine(engine)?, attention)?;
+    let prompts = prompts(artifact.text.as_deref().or(source.text.as_deref()), other.shape().vocab)?;
+    let length = LENGTH.min(other.shape().max_cache);
+
+    let cases = cases(&prompts, generation.mask_id, length);
+    for (name, tokens) in &cases {
+        report(Check::Numbers(numbers::compare(&mut ours, &mut other, name, tokens, limits)?));
+    }
+    if *engine != EngineChoice::Tract {
+        let mut tract = Session::new(artifact.engine(&EngineChoice::Tract)?, attention)?;
+        for (name, tokens) in &cases {
+            let name = format!("{name}, {} against tract", other.engine());
+            report(Check::Numbers(numbers::compare(&mut tract, &mut other, &name, tokens, Limits::same_weights())?));
+        }
+    }
+    let greedy = Generation { temperature: 0.0, max_tokens: REPLY as u32, ..generation };
+    for (name, tokens) in &prompts {
+        if tokens.len() + REPLY <= other.shape().max_cache {
+            let algorithm = Algorithm::from(&greedy);
+            report(replies::compare(&mut ours, &mut other, name, &algorithm, tokens, limits)?);
+        }
+    }
+    Ok(())
+}
+
+/// Recorded logits and runs against whatever was opened.
+///
+/// # Errors
+/// When a recording cannot be read or a pass cannot be run.
+pub fn recordings(
+    opened: &Opened,
+    engine: &EngineChoice,
+    block: Option<u32>,
+    references: &[impl AsRef<Path>],
+    runs: &[impl AsRef<Path>],
+    report: &mut Report<'_>,
+) -> Result<(), Error> {
+    let limits = Limits::of(&opened.module);
+    for file in references {
+        let cases = reference::read(file.as_ref())?;
+        let block = block.or(opened.generation.as_ref().map(|g| g.block)).ok_or_else(|| {
+            Error::Usage(format!("{} does not say its block length: give it with `--block`", opened.name))
+        })?;
+        let named = cases.iter().any(|c| !c.hidden.is_empty()) && opened.artifact.is_none();
+        let engine = match engine {
+            EngineChoice::Tract if named => {
+                Box::new(TractEngine::with_taps(&opened.module, opened.source.clone(), &taps(opened))?)
+            }
+            _ => opened.engine(engine)?,
+        };
+        let mut session = Session::new(engine, Attention::BlockCausal(block as usize))?;
+        for case in &cases {
+            let largest = case.logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            // A checkpoint is its own source, and so is an f32 artifact; other encodings may differ by their own limit.
+            let limit = if limits.exact || opened.artifact.is_none() {
+                reference::LOGITS_LIMIT
+            } else {
+                limits.max_error * largest
+            };
+            report(reference::check(&mut session, case, limit)?);
+        }
+    }
+    for file in runs {
+        let trajectories = trajectories::read(file.as_ref())?;
+        let attention = trajectories[0].algorithm.attention();
+        let mut session = Session::new(opened.engine(engine)?, attention)?;
+        for trajectory in &trajectories {
+            report(trajectories::check(&mut session, trajectory)?);
+        }
+    }
+    Ok(())
+}
+
+/// Prompts as token ids: in chat form where the model has a template, random ids where there is no tokenizer.
+fn prompts(text: Option<&Path>, vocab: usize) -> Result<Vec<(String, Vec<u32>)>, Error> {
+    let Some(folder) = text else {
+        let ids = |seed: u64| (0..40).map(|i| (mix(seed * 1000 + i) % vocab as u64) as u32).collect();
+        return Ok((0..PROMPTS.len() as u64).map(|seed| (format!("random ids {seed}"), ids(seed))).collect());
+    };
+    let chat = Chat::open(folder)?;
+    let encode = |prompt: &str| match &chat.template {
+        Some(_) => {
+            let message = Message { role: "user".into(), content: prompt.into() };
+            chat.prompt(&[message], &Variables::new()).map(|(_, ids)| ids)
+        }
+        None => chat.tokenizer.encode(prompt),
+    };
+    PROMPTS.iter().map(|prompt| Ok((prompt.to_string(), encode(prompt)?))).collect()
+}
+
+/// Each prompt as it is, and with masks at several noise levels.
+fn cases(prompts: &[(String, Vec<u32>)], mask: u32, length: usize) -> Vec<(String, Vec<u32>)> {
+    let mut cases = Vec::new();
+    for (name, tokens) in prompts {
+        let tokens = &tokens[..tokens.len().min(length)];
+        cases.push((name.clone(), tokens.to_vec()));
+        for (level, noise) in NOISE.iter().enumerate() {
+            let masked = |i: usize| (mix((level * 4096 + i) as u64) % 1000) as f64 <= noise * 1000.0;
+            let noisy = tokens.iter().enumerate().map(|(i, &t)| if masked(i) { mask } else { t }).collect();
+            cases.push((format!("{name} ({}% masked)", (noise * 100.0) as u32), noisy));
+        }
+    }
+    cases
+}
+
+/// A number that depends on `x` in no visible way (the finalizer of MurmurHash3), the same everywhere.
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^ (x >> 33)
+}
+
+/// Hidden states as recordings name them, and the nodes that compute them.
+fn taps(opened: &Opened) -> Vec<(String, diffulex_compiler::ir::NodeId)> {
+    let layers = opened.module.cache.layers;
+    let mut wanted = vec![("hidden.embed".to_string(), None, "x"), ("hidden.final_norm".to_string(), None, "x.norm")];
+    for layer in 0..layers {
+        wanted.push((format!("hidden.layer{layer}"), Some(layer), "x"));
+        wanted.push((format!("layer{layer}.attn_out"), Some(layer), "attn"));
+        wanted.push((format!("layer{layer}.mlp_out"), Some(layer), "down"));
+    }
+    let find = |layer: Option<u32>, name: &str| {
+        opened.module.iter().find(|(_, n)| n.layer == layer && n.name == name).map(|(id, _)| id)
+    };
+    wanted.into_iter().filter_map(|(name, layer, node)| Some((name, find(layer, node)?))).collect()
+}
+
+fn no_facts(name: &str) -> String {
+    format!("{name}: no mask token is known, so there is nothing to compare with; see `show {name}`")
+}
+
+/// The checkpoint that an artifact's folder was made from, where it lies here or under `models` as the recipe named it,
+/// with the same files.
+///
+/// # Errors
+/// When the manifest cannot be read.
+pub fn checkpoint_of(folder: &Path, models: Option<&Path>) -> Result<Option<PathBuf>, Error> {
+    let manifest = Manifest::read(folder)?;
+    let Some(written) = manifest.recipe.get("model.checkpoint") else { return Ok(None) };
+    let written = written.trim_matches('"');
+    let places = [Some(PathBuf::from(written)), models.map(|m| m.join(written))];
+    let same = |place: &PathBuf| {
+        let mut digests = Digests::open(folder.parent().unwrap_or(folder));
+        manifest.checkpoint.iter().all(|(name, digest)| digests.of(&place.join(name)).is_ok_and(|found| found == *digest))
+    };
+    Ok(places.into_iter().flatten().find(same))
+}

@@ -1,0 +1,63 @@
+//! Which weight gets which encoding.
+
+use crate::ir::{Encoding, Weight};
+
+/// Encodings of the weights of one build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scheme {
+    /// For every matrix that no pattern names. Vectors (gains, biases) are always f32.
+    pub weights: Encoding,
+    /// Name patterns with the encoding of the matrices they match; the first match counts. Names are those of the
+    /// printed module, where `qkv_proj` stands for three projections that were joined.
+    pub keep: Vec<(String, Encoding)>,
+}
+
+impl Scheme {
+    /// The encoding of one weight.
+    pub fn encoding(&self, weight: &Weight) -> Encoding {
+        if weight.ty.shape.len() < 2 {
+            return Encoding::F32;
+        }
+        let kept = self.keep.iter().find(|(pattern, _)| matches(pattern, &weight.name));
+        kept.map_or(self.weights, |(_, encoding)| *encoding)
+    }
+}
+
+/// Whether `name` is `pattern`, where each `*` stands for any run of characters, also an empty one.
+pub fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    // Taking the first place of each part leaves the most for those that follow.
+    for part in parts {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn a_star_matches_any_run() {
+        for (pattern, name, expected) in [
+            ("lm_head", "lm_head", true),
+            ("lm_head", "lm_head2", false),
+            ("layers.*.mlp.*", "layers.3.mlp.up_proj", true),
+            ("layers.*.mlp.*", "layers.3.self_attn.o_proj", false),
+            ("*", "", true),
+            ("", "x", false),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("*ab*ab", "abab", true),
+            ("*ab*ab", "ab", false),
+            ("*norm", "norm.norm", true),
+        ] {
+            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
+        }
+    }
+}

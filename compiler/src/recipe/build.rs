@@ -1,0 +1,164 @@
+//! One cell of the matrix: everything a build needs to know, typed, and its digest.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::choice::TargetName;
+use crate::generation::{Algorithm, Family, Logits, Remasking};
+use crate::ir::Encoding;
+use crate::quant;
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::mistake::Mistake;
+use super::source::Located;
+
+/// One artifact to make: a combination of target and quantization scheme.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// `<recipe>-<target>-<scheme>`, which is also the name of its folder.
+    pub name: String,
+    /// What to build from.
+    pub model: Model,
+    /// How many tokens the graph takes.
+    pub shape: Shape,
+    /// How text is generated, unless the caller of the artifact says otherwise.
+    pub generate: Generate,
+    /// How weights are stored.
+    pub quant: QuantScheme,
+    /// What to build for; the place is the element of `matrix.target`.
+    pub target: Located<Target>,
+    pub(super) values: Vec<(String, String)>,
+}
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// The family; found from `config.json` when absent.
+    pub family: Option<Located<Family>>,
+    /// The checkpoint's folder as written; see [`Model::resolve`].
+    pub checkpoint: Located<String>,
+}
+
+/// `[shape]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// Tokens refined together in one step.
+    pub block: Located<u32>,
+    /// Tokens one prefill pass feeds at most: a multiple of `block`.
+    pub prefill: Located<u32>,
+    /// Tokens the KV cache can hold: a multiple of `block`, at least `prefill`.
+    pub cache: Located<u32>,
+}
+
+/// `[generate]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generate {
+    /// The generation loop.
+    pub algorithm: Located<Algorithm>,
+    /// Which positions of a block are accepted in a pass.
+    pub strategy: Located<Remasking>,
+    /// Passes a block is spread over.
+    pub steps: Located<u32>,
+    /// Which token the logits of a row name.
+    pub sampler: Located<Logits>,
+    /// Accept above this probability; one per block, the last repeats. Never empty.
+    pub threshold: Located<Vec<f64>>,
+    /// 0 is greedy.
+    pub temperature: Located<f64>,
+    /// Sample among this many tokens; 0 is off.
+    pub top_k: Located<u32>,
+    /// Sample among the tokens that make up this probability.
+    pub top_p: Located<f64>,
+    /// Tokens generated at most.
+    pub max_tokens: Located<u32>,
+    /// Seed of the sampler's random numbers.
+    pub seed: Located<u64>,
+}
+
+/// `[quant.NAME]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantScheme {
+    /// The scheme's name; the place is the element of `matrix.quant`.
+    pub name: Located<String>,
+    /// How weights are stored.
+    pub weights: Located<Encoding>,
+    /// Weights stored otherwise, by name pattern; the most precise encoding first.
+    pub keep: Vec<(Encoding, Located<String>)>,
+}
+
+/// What to build for, with the values of `[target.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// ExecuTorch with the XNNPACK delegate.
+    Xnnpack {
+        /// Bytes the weights' segments are aligned to: a power of two.
+        alignment: Located<u32>,
+    },
+}
+
+impl Target {
+    /// The name a recipe uses.
+    pub fn name(&self) -> TargetName {
+        match self {
+            Self::Xnnpack { .. } => TargetName::Xnnpack,
+        }
+    }
+}
+
+impl Model {
+    /// The checkpoint's folder: beside the file that names it, else under `models`.
+    ///
+    /// # Errors
+    /// The folder is at neither place.
+    pub fn resolve(&self, models: Option<&Path>) -> Result<PathBuf, Diagnostics> {
+        let checkpoint = &self.checkpoint;
+        let places = [Some(checkpoint.origin.file().folder()), models];
+        let tried: Vec<PathBuf> = places.into_iter().flatten().map(|folder| folder.join(&checkpoint.value)).collect();
+        tried.iter().find(|folder| folder.is_dir()).cloned().ok_or_else(|| {
+            let mistake = Mistake::MissingCheckpoint { checkpoint: checkpoint.value.clone(), models: models.is_some() };
+            let tried: Vec<String> = tried.iter().map(|folder| format!("`{}`", folder.display())).collect();
+            Diagnostic::new(mistake, &checkpoint.origin).note(format!("looked for {}", tried.join(" and "))).into()
+        })
+    }
+}
+
+impl QuantScheme {
+    /// The scheme without the places of its values.
+    pub fn scheme(&self) -> quant::Scheme {
+        let keep = self.keep.iter().map(|(encoding, pattern)| (pattern.value.clone(), *encoding)).collect();
+        quant::Scheme { weights: self.weights.value, keep }
+    }
+
+    /// How the weight of this name is stored: as the first pattern of `keep` that matches says, else as `weights`.
+    /// The place is the one to point at when the encoding does not fit.
+    pub fn encoding_of(&self, weight: &str) -> Located<Encoding> {
+        match self.keep.iter().find(|(_, pattern)| quant::matches(pattern, weight)) {
+            Some((encoding, pattern)) => Located::new(*encoding, pattern.origin.clone()),
+            None => self.weights.clone(),
+        }
+    }
+}
+
+impl Build {
+    /// Every value that can change the bytes of this build, as TOML text, sorted by key. The scheme's values are
+    /// `quant.…` and the target's `target.…` whatever they are called, so renaming a scheme changes nothing.
+    pub fn effective_values(&self) -> &[(String, String)] {
+        &self.values
+    }
+
+    /// SHA-256 over the effective values: the same for the same values, however the files are laid out.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut text = String::from("diffulex build 1\n");
+        for (key, value) in &self.values {
+            // Neither holds a line break: keys are names and printed values escape theirs.
+            let _ = writeln!(text, "{key} = {value}");
+        }
+        Sha256::digest(text).into()
+    }
+
+    /// [`Self::digest`] in hexadecimal.
+    pub fn digest_hex(&self) -> String {
+        self.digest().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,156 @@
+//! Turns effective values into the typed parts of a build, and finds the values that contradict each other.
+
+use super::build::{Generate, Model, QuantScheme, Shape, Target};
+use super::choice::TargetName;
+use crate::generation::{Algorithm, Family, Logits, Remasking};
+use crate::ir::Encoding;
+use super::diagnostic::Diagnostic;
+use super::inherit::Settings;
+use super::mistake::{Mistake, shortened};
+use super::source::{Located, Origin};
+use super::value::Value;
+
+/// What a checked value becomes. `None` would mean that the schema allows more than the type does.
+pub(super) trait FromValue: Sized {
+    fn from_value(value: &Value) -> Option<Self>;
+}
+
+pub(super) fn model(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Model> {
+    let family = settings.optional("model.family");
+    Some(Model { family, checkpoint: settings.need("model.checkpoint", None, out)? })
+}
+
+pub(super) fn shape(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Shape> {
+    let block = settings.need::<u32>("shape.block", None, out);
+    let prefill = settings.need::<u32>("shape.prefill", None, out);
+    let cache = settings.need::<u32>("shape.cache", None, out);
+    let (block, prefill, cache) = (block?, prefill?, cache?);
+    let before = out.len();
+    for (key, length) in [("prefill", &prefill), ("cache", &cache)] {
+        if !length.is_multiple_of(*block) {
+            let mistake = Mistake::NotMultipleOfBlock { key, value: **length, block: *block };
+            let text = format!("`block` is {block}");
+            out.push(Diagnostic::new(mistake, &length.origin).note_at(text, &block.origin, "set here"));
+        }
+    }
+    if out.len() == before && *prefill > *cache {
+        let mistake = Mistake::PrefillExceedsCache { prefill: *prefill, cache: *cache };
+        let text = format!("`cache` is {cache}");
+        out.push(Diagnostic::new(mistake, &prefill.origin).note_at(text, &cache.origin, "set here"));
+    }
+    Some(Shape { block, prefill, cache })
+}
+
+pub(super) fn generate(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Generate> {
+    let algorithm = settings.need("generate.algorithm", None, out);
+    let strategy = settings.need("generate.strategy", None, out);
+    let steps = settings.need("generate.steps", None, out);
+    let sampler = settings.need("generate.sampler", None, out);
+    let threshold = settings.need("generate.threshold", None, out);
+    let temperature = settings.need("generate.temperature", None, out);
+    let top_k = settings.need("generate.top_k", None, out);
+    let top_p = settings.need("generate.top_p", None, out);
+    let max_tokens = settings.need("generate.max_tokens", None, out);
+    let seed = settings.need("generate.seed", None, out);
+    Some(Generate {
+        algorithm: algorithm?,
+        strategy: strategy?,
+        steps: steps?,
+        sampler: sampler?,
+        threshold: threshold?,
+        temperature: temperature?,
+        top_k: top_k?,
+        top_p: top_p?,
+        max_tokens: max_tokens?,
+        seed: seed?,
+    })
+}
+
+/// The scheme of this name, which `mentioned` introduces. Every scheme is read, also those the matrix leaves out.
+pub(super) fn scheme(
+    settings: &Settings,
+    name: &str,
+    mentioned: &Origin,
+    out: &mut Vec<Diagnostic>,
+) -> Option<QuantScheme> {
+    let table = format!("quant.{name}");
+    let mut keep: Vec<(Encoding, Located<String>)> = Vec::new();
+    for encoding in Encoding::NAMES.iter().filter_map(|name| Encoding::from_name(name)) {
+        let patterns = settings.optional::<Vec<Located<String>>>(&format!("{table}.keep.{encoding}"));
+        for pattern in patterns.into_iter().flat_map(|patterns| patterns.value) {
+            if let Some((first, earlier)) = keep.iter().find(|(_, earlier)| *earlier == pattern) {
+                let mistake = Mistake::KeptTwice { pattern: shortened(&pattern) };
+                let text = format!("`{}` is kept in {first} too", shortened(&pattern));
+                out.push(Diagnostic::new(mistake, &pattern.origin).note_at(text, &earlier.origin, "first here"));
+            } else {
+                keep.push((encoding, pattern));
+            }
+        }
+    }
+    let weights = settings.need(&format!("{table}.weights"), Some(mentioned), out)?;
+    Some(QuantScheme { name: Located::new(name.to_owned(), mentioned.clone()), weights, keep })
+}
+
+/// The target of this name, which `asked` puts into the matrix.
+pub(super) fn target(
+    settings: &Settings,
+    name: TargetName,
+    asked: &Origin,
+    out: &mut Vec<Diagnostic>,
+) -> Option<Target> {
+    match name {
+        TargetName::Xnnpack => {
+            Some(Target::Xnnpack { alignment: settings.need("target.xnnpack.alignment", Some(asked), out)? })
+        }
+    }
+}
+
+impl FromValue for String {
+    fn from_value(value: &Value) -> Option<Self> {
+        if let Value::Text(text) = value { Some(text.clone()) } else { None }
+    }
+}
+
+impl FromValue for u64 {
+    fn from_value(value: &Value) -> Option<Self> {
+        if let Value::Integer(number) = value { Self::try_from(*number).ok() } else { None }
+    }
+}
+
+impl FromValue for u32 {
+    fn from_value(value: &Value) -> Option<Self> {
+        Self::try_from(u64::from_value(value)?).ok()
+    }
+}
+
+impl FromValue for f64 {
+    fn from_value(value: &Value) -> Option<Self> {
+        if let Value::Float(number) = value { Some(*number) } else { None }
+    }
+}
+
+impl FromValue for Vec<f64> {
+    fn from_value(value: &Value) -> Option<Self> {
+        if let Value::List(items) = value { items.iter().map(|item| f64::from_value(item)).collect() } else { None }
+    }
+}
+
+impl<T: FromValue> FromValue for Vec<Located<T>> {
+    fn from_value(value: &Value) -> Option<Self> {
+        let Value::List(items) = value else { return None };
+        let located = |item: &Located<Value>| Some(Located::new(T::from_value(item)?, item.origin.clone()));
+        items.iter().map(located).collect()
+    }
+}
+
+macro_rules! from_word {
+    ($($choice:ident)+) => {
+        $(impl FromValue for $choice {
+            fn from_value(value: &Value) -> Option<Self> {
+                Self::from_name(&String::from_value(value)?)
+            }
+        })+
+    };
+}
+
+from_word! { Family Algorithm Remasking Logits Encoding TargetName }

@@ -1,0 +1,22 @@
+//! A [`Module`](diffulex_compiler::ir::Module) in, text out.
+//!
+//! The way of a token, in reading order:
+//!
+//! 1. [`chat`] writes a conversation as the model's template wants it and turns it into token ids.
+//! 2. [`generate`] decides, pass by pass, which tokens are fed and which proposals are accepted; [`sample`] makes the
+//!    proposals from logits.
+//! 3. [`session`] builds positions and mask of a pass and keeps the [`cache`] of finished blocks.
+//! 4. An [`engine`] runs the step graph: [`tract`], always there, or [`executorch`], where it is installed.
+//! 5. [`verify`] runs two of them, or one against a recording, and says how far apart they are.
+//!
+//! Absent on purpose: recipes and file formats (an outside engine opens its own file), printing, the environment.
+
+pub mod cache;
+pub mod chat;
+pub mod engine;
+pub mod executorch;
+pub mod generate;
+pub mod sample;
+pub mod session;
+pub mod tract;
+pub mod verify;

@@ -1,0 +1,309 @@
+//! Attention over keys and values that lie in pieces: the committed cache and this step's rows, neither copied.
+//!
+//! A key that the mask hides is not looked at: for each token the visible keys are listed as ranges, in order, and
+//! neighbouring tokens with the same ranges are done together, all query heads that share a key/value head at once.
+//! So the result depends on the visible keys in their order, not on how many hidden ones lie between them nor on the
+//! piece they lie in: a pass over a cache gives the same bits as the pass that filled it.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::dot::Dot;
+use super::rows::{Format, Native};
+use super::rowwise::exp_below_max;
+use super::simd::{Kernel, LANES, Simd, run};
+use super::SMALL;
+use crate::engine::HIDDEN;
+
+/// Query rows of one job: four tiles of the largest height.
+const JOB_ROWS: usize = 24;
+
+/// `[KV, len, D]` keys or values.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    /// The numbers.
+    pub(crate) data: &'a [f32],
+    /// Positions.
+    pub(crate) len: usize,
+}
+
+/// The operands.
+#[derive(Clone, Copy)]
+pub(crate) struct Attention<'a> {
+    /// `[H, T, D]`.
+    pub(crate) q: &'a [f32],
+    /// All keys, piece after piece.
+    pub(crate) keys: &'a [Piece<'a>],
+    /// All values; the pieces may be cut elsewhere.
+    pub(crate) values: &'a [Piece<'a>],
+    /// `[T, S]`, added to the scores.
+    pub(crate) mask: &'a [f32],
+    /// Query heads (H).
+    pub(crate) heads: usize,
+    /// Key/value heads (KV), which divide H.
+    pub(crate) kv_heads: usize,
+    /// Tokens (T), at least 1.
+    pub(crate) tokens: usize,
+    /// Width of a head (D), at least 1.
+    pub(crate) dim: usize,
+    /// Multiplies the scores.
+    pub(crate) scale: f32,
+}
+
+/// Neighbouring tokens that see the same keys.
+struct Group {
+    tokens: Range<usize>,
+    visible: Vec<Range<usize>>,
+}
+
+/// Rows of a piece: `(piece, positions)`.
+type Segment = (usize, Range<usize>);
+
+/// Some query rows of one group under one key/value head.
+struct Job<'a> {
+    all: Attention<'a>,
+    group: &'a Group,
+    kv_head: usize,
+    /// Counted over the query heads of the key/value head, then the tokens of the group.
+    rows: Range<usize>,
+}
+
+/// `softmax(q · kᵀ · scale + mask) · v` into `out`, `[H, T, D]`. A token that sees nothing gets zeros.
+pub(crate) fn attention(all: &Attention<'_>, out: &mut [f32]) {
+    let groups = groups(all.mask, all.tokens);
+    let shared = all.heads / all.kv_heads;
+    let mut jobs = Vec::new();
+    for kv_head in 0..all.kv_heads {
+        for group in &groups {
+            let count = shared * group.tokens.len();
+            let starts = (0..count).step_by(JOB_ROWS);
+            jobs.extend(starts.map(|i| Job { all: *all, group, kv_head, rows: i..count.min(i + JOB_ROWS) }));
+        }
+    }
+    let work = all.q.len() * all.mask.len() / all.tokens;
+    let mut write = |job: &Job<'_>, mixed: Vec<f32>| {
+        for (row, from) in job.rows.clone().zip(mixed.chunks_exact(all.dim)) {
+            out[job.query(row) * all.dim..][..all.dim].copy_from_slice(from);
+        }
+    };
+    if work < SMALL || jobs.len() == 1 {
+        jobs.iter().for_each(|job| write(job, run(job)));
+    } else {
+        let mixed: Vec<Vec<f32>> = jobs.par_iter().map(run).collect();
+        jobs.iter().zip(mixed).for_each(|(job, mixed)| write(job, mixed));
+    }
+}
+
+/// Tokens with equal sets of visible keys, put together where they are neighbours.
+fn groups(mask: &[f32], tokens: usize) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (token, row) in mask.chunks_exact(mask.len() / tokens).enumerate() {
+        let mut visible = Vec::new();
+        let mut at = 0;
+        for run in row.chunk_by(|a, b| hidden(*a) == hidden(*b)) {
+            if !hidden(run[0]) {
+                visible.push(at..at + run.len());
+            }
+            at += run.len();
+        }
+        match groups.last_mut() {
+            Some(group) if group.visible == visible => group.tokens.end += 1,
+            _ => groups.push(Group { tokens: token..token + 1, visible }),
+        }
+    }
+    groups
+}
+
+/// Whether a mask entry hides its key. An entry a tenth of the way to [`HIDDEN`] hides as well.
+fn hidden(mask: f32) -> bool {
+    mask <= HIDDEN / 10.0
+}
+
+/// The visible positions as rows of pieces.
+fn segments(visible: &[Range<usize>], pieces: &[Piece<'_>]) -> Vec<Segment> {
+    let mut segments = Vec::new();
+    for range in visible {
+        let mut start = 0;
+        for (i, piece) in pieces.iter().enumerate() {
+            let (from, to) = (range.start.max(start), range.end.min(start + piece.len));
+            if from < to {
+                segments.push((i, from - start..to - start));
+            }
+            start += piece.len;
+        }
+    }
+    segments
+}
+
+impl Job<'_> {
+    /// The row of the whole query that this job calls `row`.
+    fn query(&self, row: usize) -> usize {
+        let (shared, tokens) = (self.all.heads / self.all.kv_heads, self.group.tokens.len());
+        (self.kv_head * shared + row / tokens) * self.all.tokens + self.token(row)
+    }
+
+    fn token(&self, row: usize) -> usize {
+        self.group.tokens.start + row % self.group.tokens.len()
+    }
+
+    /// The rows of a segment under this job's head.
+    fn slice<'a>(&self, pieces: &[Piece<'a>], (piece, range): &Segment) -> &'a [f32] {
+        let (Piece { data, len }, d) = (pieces[*piece], self.all.dim);
+        &data[(self.kv_head * len + range.start) * d..(self.kv_head * len + range.end) * d]
+    }
+}
+
+impl Kernel for &Job<'_> {
+    /// `[rows, D]`.
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let (all, d) = (&self.all, self.all.dim);
+        let mut out = vec![0.0; self.rows.len() * d];
+        let count: usize = self.group.visible.iter().map(Range::len).sum();
+        if count == 0 {
+            return out;
+        }
+        let queries: Vec<f32> =
+            self.rows.clone().flat_map(|row| &all.q[self.query(row) * d..][..d]).copied().collect();
+        let mut scores = vec![0.0; self.rows.len() * count];
+        let mut at = 0;
+        for segment in segments(&self.group.visible, all.keys) {
+            let w = self.slice(all.keys, &segment);
+            let len = segment.1.len();
+            let mut columns: Vec<&mut [f32]> =
+                scores.chunks_exact_mut(count).map(|row| &mut row[at..at + len]).collect();
+            Dot::<Native> { w, x: &queries, k: d, out: &mut columns }.run(simd);
+            at += len;
+        }
+        let width = all.mask.len() / all.tokens;
+        let mut sums = Vec::with_capacity(self.rows.len());
+        for (row, scores) in self.rows.clone().zip(scores.chunks_exact_mut(count)) {
+            let mask = &all.mask[self.token(row) * width..][..width];
+            let mut left = &mut *scores;
+            for range in &self.group.visible {
+                let (now, later) = left.split_at_mut(range.len());
+                now.iter_mut().zip(&mask[range.clone()]).for_each(|(s, m)| *s = *s * all.scale + m);
+                left = later;
+            }
+            sums.push(exp_below_max(simd, scores));
+        }
+        let values: Vec<&[f32]> =
+            segments(&self.group.visible, all.values).iter().map(|s| self.slice(all.values, s)).collect();
+        Mix { weights: &scores, count, values: &values, d, out: &mut out }.run(simd);
+        for (row, sum) in out.chunks_exact_mut(d).zip(sums) {
+            let factor = 1.0 / sum;
+            row.iter_mut().for_each(|x| *x *= factor);
+        }
+        out
+    }
+}
+
+/// Weighted sums of value rows: `out[m] = Σ weights[m][j] · values[j]`, `j` ascending.
+struct Mix<'a> {
+    /// `[M, count]`.
+    weights: &'a [f32],
+    count: usize,
+    /// `count` rows of `d` in all.
+    values: &'a [&'a [f32]],
+    d: usize,
+    /// `[M, d]`.
+    out: &'a mut [f32],
+}
+
+impl Kernel for Mix<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Mix { weights, count, values, d, out } = self;
+        let m = out.len() / d;
+        let tiles = m.div_ceil(S::TOKENS);
+        let mut first = 0;
+        for i in 0..tiles {
+            let end = (i + 1) * m / tiles;
+            let (weights, out) = (&weights[first * count..end * count], &mut out[first * d..end * d]);
+            match end - first {
+                1 => columns::<S, 1>(simd, weights, count, values, d, out),
+                2 => columns::<S, 2>(simd, weights, count, values, d, out),
+                3 if S::TOKENS >= 3 => columns::<S, 3>(simd, weights, count, values, d, out),
+                4 if S::TOKENS >= 4 => columns::<S, 4>(simd, weights, count, values, d, out),
+                5 if S::TOKENS >= 5 => columns::<S, 5>(simd, weights, count, values, d, out),
+                _ if S::TOKENS >= 6 => columns::<S, 6>(simd, weights, count, values, d, out),
+                _ => unreachable!("a tile has at most S::TOKENS rows"),
+            }
+            first = end;
+        }
+    }
+}
+
+/// All columns of `M` rows: as many vectors at a time as the registers hold, the rest of the row one by one.
+#[inline(always)]
+fn columns<S: Simd, const M: usize>(
+    simd: S,
+    weights: &[f32],
+    count: usize,
+    values: &[&[f32]],
+    d: usize,
+    out: &mut [f32],
+) {
+    let mut at = 0;
+    if S::ROWS >= 4 {
+        while at + 4 * LANES <= d {
+            mixed::<S, M, 4>(simd, weights, count, values, d, at, out);
+            at += 4 * LANES;
+        }
+    }
+    while at + 2 * LANES <= d {
+        mixed::<S, M, 2>(simd, weights, count, values, d, at, out);
+        at += 2 * LANES;
+    }
+    while at < d {
+        mixed::<S, M, 1>(simd, weights, count, values, d, at, out);
+        at += LANES;
+    }
+}
+
+/// Columns `at..at + C · 16` of `M` rows, all sums in registers; the last 16 may be fewer.
+#[inline(always)]
+fn mixed<S: Simd, const M: usize, const C: usize>(
+    simd: S,
+    weights: &[f32],
+    count: usize,
+    values: &[&[f32]],
+    d: usize,
+    at: usize,
+    out: &mut [f32],
+) {
+    let mut sums = [[simd.splat(0.0); C]; M];
+    let width = (d - at).min(C * LANES);
+    let mut first = 0;
+    for values in values {
+        let len = values.len() / d;
+        let weights: [&[f32]; M] = std::array::from_fn(|m| &weights[m * count + first..][..len]);
+        for (j, row) in values.chunks_exact(d).enumerate() {
+            let (whole, rest) = row[at..at + width].as_chunks::<LANES>();
+            let value: [S::Vector; C] = std::array::from_fn(|c| match whole.get(c) {
+                Some(block) => simd.load(block),
+                None => simd.load(&Native::fill(rest)),
+            });
+            for m in 0..M {
+                let weight = simd.splat(weights[m][j]);
+                for c in 0..C {
+                    sums[m][c] = simd.fma(weight, value[c], sums[m][c]);
+                }
+            }
+        }
+        first += len;
+    }
+    for m in 0..M {
+        let row = &mut out[m * d + at..][..width];
+        for (c, part) in row.chunks_mut(LANES).enumerate() {
+            let mut block = [0.0; LANES];
+            simd.store(sums[m][c], &mut block);
+            part.copy_from_slice(&block[..part.len()]);
+        }
+    }
+}

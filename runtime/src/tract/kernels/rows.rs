@@ -1,0 +1,113 @@
+//! Rows of numbers as they are stored, read sixteen at a time and widened on the way.
+
+use diffulex_compiler::ir::Encoding;
+
+use super::simd::{LANES, Simd};
+
+/// One way to store numbers.
+pub(crate) trait Format: Copy + Sync {
+    /// What a row is a slice of.
+    type Item: Copy + Default + Send + Sync;
+    /// Items of sixteen numbers.
+    type Block: Copy + Sync;
+    /// Items that one number takes.
+    const ITEMS: usize;
+    /// Whether reading costs more than a load, so that it pays to widen a row once for many tokens.
+    const WIDENS: bool;
+
+    /// A row cut into blocks, and what is left: less than a block.
+    fn blocks(row: &[Self::Item]) -> (&[Self::Block], &[Self::Item]);
+    /// A block that begins with `rest` and ends with zeros.
+    fn fill(rest: &[Self::Item]) -> Self::Block;
+    /// The numbers of a block.
+    fn load<S: Simd>(simd: S, block: &Self::Block) -> S::Vector;
+}
+
+/// Numbers in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Native;
+/// Little-endian `f32` bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct F32;
+/// Little-endian `f16` bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct F16;
+/// Little-endian `bf16` bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Bf16;
+
+/// The first items of a block, zeros after them.
+#[inline(always)]
+fn padded<T: Copy + Default, const N: usize>(rest: &[T]) -> [T; N] {
+    let mut block = [T::default(); N];
+    block[..rest.len()].copy_from_slice(rest);
+    block
+}
+
+/// A [`Format`] of `$items` items of `$item` a number, loaded by `$load`.
+macro_rules! format {
+    ($name:ident, $item:ty, $items:literal, $widens:literal, $load:ident) => {
+        impl Format for $name {
+            type Item = $item;
+            type Block = [$item; $items * LANES];
+            const ITEMS: usize = $items;
+            const WIDENS: bool = $widens;
+
+            #[inline(always)]
+            fn blocks(row: &[Self::Item]) -> (&[Self::Block], &[Self::Item]) {
+                row.as_chunks()
+            }
+
+            #[inline(always)]
+            fn fill(rest: &[Self::Item]) -> Self::Block {
+                padded(rest)
+            }
+
+            #[inline(always)]
+            fn load<S: Simd>(simd: S, block: &Self::Block) -> S::Vector {
+                simd.$load(block)
+            }
+        }
+    };
+}
+
+format!(Native, f32, 1, false, load);
+format!(F32, u8, 4, false, load_f32);
+format!(F16, u8, 2, true, load_f16);
+format!(Bf16, u8, 2, true, load_bf16);
+
+/// Rows of a stored matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StoredRows<'a> {
+    /// How the numbers are stored.
+    pub(crate) encoding: Encoding,
+    /// Numbers in a row.
+    pub(crate) columns: usize,
+    /// The rows, one after another without gaps.
+    pub(crate) bytes: &'a [u8],
+}
+
+impl<'a> StoredRows<'a> {
+    /// How many rows there are.
+    pub(crate) fn count(&self) -> usize {
+        self.bytes.len() / self.encoding.row_bytes(self.columns).max(1)
+    }
+
+    /// Rows `from..to`.
+    pub(crate) fn range(&self, from: usize, to: usize) -> StoredRows<'a> {
+        let width = self.encoding.row_bytes(self.columns);
+        StoredRows { bytes: &self.bytes[from * width..to * width], ..*self }
+    }
+
+    /// The place of the first number that is not finite: `(row, column)`.
+    pub(crate) fn first_not_finite(&self) -> Option<(usize, usize)> {
+        // The exponent's bits are all set in infinities and NaNs, in the upper byte and the top of the one below.
+        let bad = |upper: u8, lower: u8, high: u8, low: u8| upper & high == high && lower & low == low;
+        let place = match self.encoding {
+            Encoding::F32 => self.bytes.as_chunks::<4>().0.iter().position(|b| bad(b[3], b[2], 0x7f, 0x80)),
+            Encoding::F16 => self.bytes.as_chunks::<2>().0.iter().position(|b| bad(b[1], b[0], 0x7c, 0)),
+            Encoding::BF16 => self.bytes.as_chunks::<2>().0.iter().position(|b| bad(b[1], b[0], 0x7f, 0x80)),
+        };
+        place.map(|i| (i / self.columns.max(1), i % self.columns.max(1)))
+    }
+}

@@ -1,0 +1,203 @@
+//! What is computed row by row along the last axis.
+
+use diffulex_compiler::ir::DType;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::exp::{exp, sigmoid};
+use super::rows::{Format, Native};
+use super::simd::{Kernel, LANES, Simd, run};
+use super::SMALL;
+
+/// One row in, one row out.
+pub(crate) trait RowFn: Sync {
+    /// Computes `out` from `x`, row `i` of all.
+    fn row<S: Simd>(&self, simd: S, i: usize, x: &[f32], out: &mut [f32]);
+}
+
+/// Computes all rows: `x` is cut into rows of `from` numbers, `out` into rows of `to`.
+pub(crate) fn each_row<F: RowFn>(f: &F, x: &[f32], from: usize, out: &mut [f32], to: usize) {
+    let rows = x.len() / from.max(1);
+    let block = SMALL.div_ceil(8 * from.max(1));
+    if rows <= block {
+        return run(Rows { f, x, from, out, to, first: 0 });
+    }
+    let jobs = x.par_chunks(block * from).zip(out.par_chunks_mut(block * to));
+    jobs.enumerate().for_each(|(i, (x, out))| run(Rows { f, x, from, out, to, first: i * block }));
+}
+
+struct Rows<'a, F> {
+    f: &'a F,
+    x: &'a [f32],
+    from: usize,
+    out: &'a mut [f32],
+    to: usize,
+    first: usize,
+}
+
+impl<F: RowFn> Kernel for Rows<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let rows = self.x.chunks_exact(self.from).zip(self.out.chunks_exact_mut(self.to));
+        for (i, (x, out)) in rows.enumerate() {
+            self.f.row(simd, self.first + i, x, out);
+        }
+    }
+}
+
+/// `Σ a·b`, in the order of all kernels.
+#[inline(always)]
+pub(crate) fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sum = simd.splat(0.0);
+    for (a, b) in a.iter().zip(b) {
+        sum = simd.fma(simd.load(a), simd.load(b), sum);
+    }
+    if !a_rest.is_empty() {
+        sum = simd.fma(simd.load(&Native::fill(a_rest)), simd.load(&Native::fill(b_rest)), sum);
+    }
+    simd.sum(sum)
+}
+
+/// `Σ x`, in the order of all kernels.
+#[inline(always)]
+pub(crate) fn sum<S: Simd>(simd: S, x: &[f32]) -> f32 {
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let one = simd.splat(1.0);
+    let mut sum = simd.splat(0.0);
+    for block in blocks {
+        sum = simd.fma(simd.load(block), one, sum);
+    }
+    if !rest.is_empty() {
+        sum = simd.fma(simd.load(&Native::fill(rest)), one, sum);
+    }
+    simd.sum(sum)
+}
+
+/// `x / sqrt(mean(x²) + eps) · gain`.
+pub(crate) struct RmsNorm<'a> {
+    /// One factor a column.
+    pub(crate) gain: &'a [f32],
+    /// Added to the mean square.
+    pub(crate) eps: f32,
+}
+
+impl RowFn for RmsNorm<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, _: usize, x: &[f32], out: &mut [f32]) {
+        let scale = 1.0 / (dot(simd, x, x) / x.len() as f32 + self.eps).sqrt();
+        for ((y, x), w) in out.iter_mut().zip(x).zip(self.gain) {
+            *y = x * scale * w;
+        }
+    }
+}
+
+/// `exp(x − max) / Σ exp(x − max)`.
+pub(crate) struct Softmax;
+
+impl RowFn for Softmax {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, _: usize, x: &[f32], out: &mut [f32]) {
+        out.copy_from_slice(x);
+        let sum = exp_below_max(simd, out);
+        out.iter_mut().for_each(|y| *y /= sum);
+    }
+}
+
+/// Replaces each number by `exp(x − max)` and gives their sum.
+#[inline(always)]
+pub(crate) fn exp_below_max<S: Simd>(simd: S, row: &mut [f32]) -> f32 {
+    let (blocks, rest) = row.as_chunks::<LANES>();
+    let mut high = [f32::NEG_INFINITY; LANES];
+    for block in blocks {
+        high.iter_mut().zip(block).for_each(|(h, &x)| *h = if x > *h { x } else { *h });
+    }
+    let max = high.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    row.iter_mut().for_each(|x| *x = exp(*x - max));
+    sum(simd, row)
+}
+
+/// The mean of the row.
+pub(crate) struct Mean;
+
+impl RowFn for Mean {
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, _: usize, x: &[f32], out: &mut [f32]) {
+        out[0] = sum(simd, x) / x.len() as f32;
+    }
+}
+
+/// `1 / (1 + exp(−x))`.
+pub(crate) struct Sigmoid;
+
+impl RowFn for Sigmoid {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, _: usize, x: &[f32], out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = sigmoid(x));
+    }
+}
+
+/// `x · sigmoid(x)`.
+pub(crate) struct Silu;
+
+impl RowFn for Silu {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, _: usize, x: &[f32], out: &mut [f32]) {
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = x * sigmoid(x));
+    }
+}
+
+/// `silu(a) · b` for the two halves of the row.
+pub(crate) struct Swiglu;
+
+impl RowFn for Swiglu {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, _: usize, x: &[f32], out: &mut [f32]) {
+        let (a, b) = x.split_at(out.len());
+        out.iter_mut().zip(a).zip(b).for_each(|((y, &a), b)| *y = a * sigmoid(a) * b);
+    }
+}
+
+/// `(a, b)` → `(a·cos − b·sin, b·cos + a·sin)` for the two halves of the row; row `i` belongs to token `i mod tokens`.
+pub(crate) struct Rope<'a> {
+    /// `[tokens, D]`.
+    pub(crate) cos: &'a [f32],
+    /// `[tokens, D]`.
+    pub(crate) sin: &'a [f32],
+    /// Tokens of the step.
+    pub(crate) tokens: usize,
+}
+
+impl RowFn for Rope<'_> {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, i: usize, x: &[f32], out: &mut [f32]) {
+        let (d, half) = (x.len(), x.len() / 2);
+        let at = i % self.tokens * d;
+        let (cos, sin) = (self.cos[at..at + d].split_at(half), self.sin[at..at + d].split_at(half));
+        let ((a, b), (low, high)) = (x.split_at(half), out.split_at_mut(half));
+        for (((y, a), b), (c, s)) in low.iter_mut().zip(a).zip(b).zip(cos.0.iter().zip(sin.0)) {
+            *y = a * c - b * s;
+        }
+        for (((y, a), b), (c, s)) in high.iter_mut().zip(a).zip(b).zip(cos.1.iter().zip(sin.1)) {
+            *y = b * c + a * s;
+        }
+    }
+}
+
+/// Each number as the type would keep it: rounded, cut to an integer, infinite if it is too large.
+pub(crate) struct Cast(pub(crate) DType);
+
+impl RowFn for Cast {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, _: usize, x: &[f32], out: &mut [f32]) {
+        let cast: fn(f32) -> f32 = match self.0 {
+            DType::F32 => |x| x,
+            DType::F16 => |x| f16::from_f32(x).to_f32(),
+            DType::BF16 => |x| bf16::from_f32(x).to_f32(),
+            DType::I32 | DType::I64 => f32::trunc,
+        };
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = cast(x));
+    }
+}

@@ -1,0 +1,321 @@
+//! Sixteen `f32` lanes, the unit of every kernel, on whatever the processor has.
+//!
+//! A kernel is a struct with its arguments and one generic function ([`Kernel`]). [`run`] calls it with the best set of
+//! instructions of this processor; a value of a [`Simd`] type is the proof that its instructions exist, which is why
+//! the intrinsics below may be called. Nothing else in the kernels is unsafe.
+
+/// Numbers in one vector, whatever the processor's own registers hold.
+pub(crate) const LANES: usize = 16;
+
+/// Operations on sixteen lanes.
+pub(crate) trait Simd: Copy {
+    /// Sixteen `f32`.
+    type Vector: Copy;
+    /// Rows of weights that one tile of a product covers; 1, 2 or 4.
+    const ROWS: usize;
+    /// Most tokens that one tile covers; at most 6.
+    const TOKENS: usize;
+
+    /// The same number in all lanes.
+    fn splat(self, x: f32) -> Self::Vector;
+    /// Sixteen numbers.
+    fn load(self, x: &[f32; LANES]) -> Self::Vector;
+    /// Sixteen little-endian `f32`.
+    fn load_f32(self, x: &[u8; 4 * LANES]) -> Self::Vector;
+    /// Sixteen little-endian `f16`, widened.
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::Vector;
+    /// Sixteen little-endian `bf16`, widened.
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::Vector;
+    /// The sixteen numbers.
+    fn store(self, x: Self::Vector, out: &mut [f32; LANES]);
+    /// `a · b + c`, rounded once.
+    fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// All lanes added: lane `i` to lane `i + 8`, then `i + 4`, then neighbours, then the two that are left.
+    fn sum(self, x: Self::Vector) -> f32;
+}
+
+/// A piece of work for one core.
+pub(crate) trait Kernel {
+    /// What it gives.
+    type Output;
+    /// Does it. Implementations are `#[inline(always)]`, so that they are compiled with the instructions of `S`.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Runs `kernel` with the best instructions that this processor has.
+pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = x86::Avx512::new() {
+            // SAFETY: the token says that the processor has the instructions.
+            return unsafe { x86::with_avx512(kernel, simd) };
+        }
+        if let Some(simd) = x86::Avx2::new() {
+            // SAFETY: as above.
+            return unsafe { x86::with_avx2(kernel, simd) };
+        }
+    }
+    kernel.run(Plain)
+}
+
+/// Plain Rust: every processor, and the meaning of the others. Without a fused multiply-add instruction it is slow but
+/// still gives the same bits.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain;
+
+impl Simd for Plain {
+    type Vector = [f32; LANES];
+    const ROWS: usize = 2;
+    const TOKENS: usize = 2;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::Vector {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::Vector {
+        *x
+    }
+
+    #[inline(always)]
+    fn load_f32(self, x: &[u8; 4 * LANES]) -> Self::Vector {
+        let (numbers, _) = x.as_chunks::<4>();
+        std::array::from_fn(|i| f32::from_le_bytes(numbers[i]))
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[u8; 2 * LANES]) -> Self::Vector {
+        let (numbers, _) = x.as_chunks::<2>();
+        std::array::from_fn(|i| half::f16::from_le_bytes(numbers[i]).to_f32())
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::Vector {
+        let (numbers, _) = x.as_chunks::<2>();
+        std::array::from_fn(|i| f32::from_bits(u32::from(u16::from_le_bytes(numbers[i])) << 16))
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::Vector, out: &mut [f32; LANES]) {
+        *out = x;
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn sum(self, x: Self::Vector) -> f32 {
+        let eight: [f32; 8] = std::array::from_fn(|i| x[i] + x[i + 8]);
+        let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+        (four[0] + four[1]) + (four[2] + four[3])
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Kernel, LANES, Simd};
+
+    /// One 512-bit register.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512(());
+
+    /// Two 256-bit registers.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2(());
+
+    impl Avx512 {
+        /// The token, if the processor has the instructions.
+        pub(super) fn new() -> Option<Avx512> {
+            let all = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && Avx2::new().is_some();
+            all.then_some(Avx512(()))
+        }
+    }
+
+    impl Avx2 {
+        /// The token, if the processor has the instructions.
+        pub(super) fn new() -> Option<Avx2> {
+            let all = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            all.then_some(Avx2(()))
+        }
+    }
+
+    /// # Safety
+    /// The processor has AVX-512 F, VL, BW and DQ, AVX2, FMA and F16C. (With F alone the compiler leaves half of the
+    /// registers unused.)
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
+    pub(super) unsafe fn with_avx512<K: Kernel>(kernel: K, simd: Avx512) -> K::Output {
+        kernel.run(simd)
+    }
+
+    /// # Safety
+    /// The processor has AVX2, FMA and F16C.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(super) unsafe fn with_avx2<K: Kernel>(kernel: K, simd: Avx2) -> K::Output {
+        kernel.run(simd)
+    }
+
+    impl Simd for Avx512 {
+        type Vector = __m512;
+        const ROWS: usize = 4;
+        const TOKENS: usize = 6;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> __m512 {
+            // SAFETY: the token says that the processor has the instruction.
+            unsafe { _mm512_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> __m512 {
+            // SAFETY: as above; the reference covers the 64 bytes, the load needs no alignment.
+            unsafe { _mm512_loadu_ps(x.as_ptr()) }
+        }
+
+        #[inline(always)]
+        fn load_f32(self, x: &[u8; 4 * LANES]) -> __m512 {
+            // SAFETY: as above.
+            unsafe { _mm512_loadu_ps(x.as_ptr().cast()) }
+        }
+
+        #[inline(always)]
+        fn load_f16(self, x: &[u8; 2 * LANES]) -> __m512 {
+            // SAFETY: as above, 32 bytes.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        fn load_bf16(self, x: &[u8; 2 * LANES]) -> __m512 {
+            // SAFETY: as above, 32 bytes.
+            unsafe {
+                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+        }
+
+        #[inline(always)]
+        fn store(self, x: __m512, out: &mut [f32; LANES]) {
+            // SAFETY: as above; the reference covers the 64 bytes.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
+        }
+
+        #[inline(always)]
+        fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the token says that the processor has the instruction.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        fn sum(self, x: __m512) -> f32 {
+            // SAFETY: as above.
+            unsafe {
+                let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
+                sum8(_mm256_add_ps(_mm512_castps512_ps256(x), upper))
+            }
+        }
+    }
+
+    impl Simd for Avx2 {
+        type Vector = [__m256; 2];
+        const ROWS: usize = 2;
+        const TOKENS: usize = 3;
+
+        #[inline(always)]
+        fn splat(self, x: f32) -> [__m256; 2] {
+            // SAFETY: the token says that the processor has the instruction.
+            unsafe { [_mm256_set1_ps(x); 2] }
+        }
+
+        #[inline(always)]
+        fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
+            // SAFETY: as above; the reference covers the 64 bytes, the loads need no alignment.
+            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
+        }
+
+        #[inline(always)]
+        fn load_f32(self, x: &[u8; 4 * LANES]) -> [__m256; 2] {
+            let at: *const f32 = x.as_ptr().cast();
+            // SAFETY: as above.
+            unsafe { [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))] }
+        }
+
+        #[inline(always)]
+        fn load_f16(self, x: &[u8; 2 * LANES]) -> [__m256; 2] {
+            let at: *const __m128i = x.as_ptr().cast();
+            // SAFETY: as above, 32 bytes.
+            unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))] }
+        }
+
+        #[inline(always)]
+        fn load_bf16(self, x: &[u8; 2 * LANES]) -> [__m256; 2] {
+            let at: *const __m128i = x.as_ptr().cast();
+            // SAFETY: as above, 32 bytes.
+            let widen = |at| unsafe {
+                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+            };
+            // SAFETY: the second half lies inside the 32 bytes.
+            [widen(at), widen(unsafe { at.add(1) })]
+        }
+
+        #[inline(always)]
+        fn store(self, x: [__m256; 2], out: &mut [f32; LANES]) {
+            // SAFETY: as above; the reference covers the 64 bytes.
+            unsafe {
+                _mm256_storeu_ps(out.as_mut_ptr(), x[0]);
+                _mm256_storeu_ps(out.as_mut_ptr().add(8), x[1]);
+            }
+        }
+
+        #[inline(always)]
+        fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+            // SAFETY: the token says that the processor has the instruction.
+            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+        }
+
+        #[inline(always)]
+        fn sum(self, x: [__m256; 2]) -> f32 {
+            // SAFETY: as above.
+            unsafe { sum8(_mm256_add_ps(x[0], x[1])) }
+        }
+    }
+
+    /// # Safety
+    /// The processor has AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn sum8(x: __m256) -> f32 {
+        let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let two = _mm_hadd_ps(four, four);
+        _mm_cvtss_f32(_mm_hadd_ps(two, two))
+    }
+}
+
+/// Runs `kernel` with every set of instructions that this processor has, plain Rust last.
+#[cfg(test)]
+pub(crate) fn run_all<K: Kernel + Clone>(kernel: &K) -> Vec<K::Output> {
+    let mut all = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(simd) = x86::Avx512::new() {
+            // SAFETY: the token says that the processor has the instructions.
+            all.push(unsafe { x86::with_avx512(kernel.clone(), simd) });
+        }
+        if let Some(simd) = x86::Avx2::new() {
+            // SAFETY: as above.
+            all.push(unsafe { x86::with_avx2(kernel.clone(), simd) });
+        }
+    }
+    all.push(kernel.clone().run(Plain));
+    all
+}

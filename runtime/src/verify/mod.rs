@@ -1,0 +1,173 @@
+//! Proving that something runs as its source does.
+//!
+//! * [`reference`]: logits and hidden states that somebody recorded, case by case;
+//! * [`trajectories`]: recorded generation runs, pass by pass and token by token;
+//! * [`numbers`]: two engines on the same tokens: errors, divergence, agreement, and the first layer that departs;
+//! * [`replies`]: greedy generation of two engines, token by token.
+//!
+//! Each gives [`Check`]s; whoever asked prints them. A limit is never widened to pass: see [`Limits`].
+
+pub mod numbers;
+pub mod reference;
+pub mod replies;
+pub mod trajectories;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use diffulex_compiler::ir::{Encoding, Module};
+
+use crate::generate::GenerateError;
+use crate::session::SessionError;
+
+/// One finished check: one line of `--message-format json`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum Check {
+    /// The file itself: digests, tables, offsets, shapes.
+    Structure {
+        /// What was looked at.
+        what: String,
+        /// What was wrong.
+        problem: Option<String>,
+        /// Whether nothing was.
+        passed: bool,
+    },
+    /// Logits, and hidden states where the engine shows them, against recorded ones.
+    Logits {
+        /// Name of the case in the file.
+        case: String,
+        /// Rows compared.
+        rows: usize,
+        /// Largest absolute error of a logit.
+        max_error: f32,
+        /// What it may be.
+        limit: f32,
+        /// Largest absolute error of each hidden state, by its name in the file.
+        hidden: BTreeMap<String, f32>,
+        /// What those may be.
+        hidden_limit: f32,
+        /// Whether all limits are kept.
+        passed: bool,
+    },
+    /// A recorded generation run.
+    Trajectory {
+        /// Its name in the file.
+        name: String,
+        /// Passes made.
+        passes: usize,
+        /// Tokens that came out, the prompt's included.
+        tokens: usize,
+        /// The first thing that differs.
+        difference: Option<String>,
+        /// Whether nothing does.
+        passed: bool,
+    },
+    /// Two engines on the same tokens.
+    Numbers(numbers::Numbers),
+    /// Greedy generation of two engines.
+    Reply {
+        /// The prompt, or its name.
+        case: String,
+        /// Tokens of the source's answer.
+        tokens: usize,
+        /// How many of them, from the first on, the other gives too.
+        equal: usize,
+        /// Whether all must be equal for this encoding.
+        exact: bool,
+        /// Whether the answer counts as the same.
+        passed: bool,
+    },
+}
+
+impl Check {
+    /// Whether the check was passed.
+    pub fn passed(&self) -> bool {
+        match self {
+            Check::Structure { passed, .. }
+            | Check::Logits { passed, .. }
+            | Check::Trajectory { passed, .. }
+            | Check::Reply { passed, .. } => *passed,
+            Check::Numbers(numbers) => numbers.passed,
+        }
+    }
+}
+
+/// Why a verification could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// A reference file cannot be read.
+    #[error("{}: {error}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// A reference file does not hold what it should.
+    #[error("{}: {what}", file.display())]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A pass failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A run failed.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+}
+
+/// What two engines may differ by, given the least precise encoding among the matrices of the second.
+///
+/// f32 against f32 differs by the order of sums only. A 16-bit weight is off by at most `2^-11` (f16) or `2^-8` (bf16)
+/// of itself; errors of a row average out, and the limits leave room for models whose logits lie close together.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Limits {
+    /// Largest error of a logit, as a share of the largest logit of the case.
+    pub max_error: f32,
+    /// Mean divergence (KL, in nats) from the source's distribution.
+    pub kl: f32,
+    /// Smallest cosine between rows of logits.
+    pub cosine: f32,
+    /// Least share of rows with the same best token.
+    pub top1: f32,
+    /// Whether greedy answers must be equal.
+    pub exact: bool,
+}
+
+impl Limits {
+    /// The limits for the matrices of `module`.
+    pub fn of(module: &Module) -> Limits {
+        let matrices = module.weights.iter().filter(|w| w.ty.shape.len() > 1).map(|w| w.ty.encoding);
+        matrices.map(Limits::of_encoding).fold(Limits::of_encoding(Encoding::F32), Limits::loosest)
+    }
+
+    /// The limits for two engines that run the same weights: only the order of sums differs.
+    pub fn same_weights() -> Limits {
+        Limits::of_encoding(Encoding::F32)
+    }
+
+    fn of_encoding(encoding: Encoding) -> Limits {
+        match encoding {
+            Encoding::F32 => Limits { max_error: 1e-4, kl: 1e-6, cosine: 0.999_999, top1: 1.0, exact: true },
+            Encoding::F16 => Limits { max_error: 2e-2, kl: 1e-3, cosine: 0.9999, top1: 0.97, exact: false },
+            Encoding::BF16 => Limits { max_error: 1e-1, kl: 3e-2, cosine: 0.999, top1: 0.9, exact: false },
+        }
+    }
+
+    fn loosest(self, other: Limits) -> Limits {
+        if other.max_error > self.max_error { other } else { self }
+    }
+}
+
+/// The largest absolute difference; infinite when the lengths differ or a number is not one.
+fn max_error(a: &[f32], b: &[f32]) -> f32 {
+    if a.len() != b.len() {
+        return f32::INFINITY;
+    }
+    let difference = |(x, y): (&f32, &f32)| if x == y { 0.0 } else { (x - y).abs() };
+    a.iter().zip(b).map(difference).fold(0.0, |max, d| if d.is_nan() { f32::INFINITY } else { max.max(d) })
+}

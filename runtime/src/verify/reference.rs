@@ -1,0 +1,91 @@
+//! Recorded logits: a safetensors file with `CASE.ids` (int64 `[N]`), `CASE.logits` (float32 `[N, rows]`) and, for some
+//! cases, `CASE.hidden.NAME` or `CASE.layer0.NAME` (float32 `[N, hidden]`). Row `i` belongs to input position `i`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+
+use super::{Check, VerifyError, max_error};
+use crate::session::{Session, Store};
+
+/// What logits of float32 arithmetic may differ by from the original's.
+pub const LOGITS_LIMIT: f32 = 2e-4;
+/// What hidden states may differ by.
+pub const HIDDEN_LIMIT: f32 = 1e-4;
+
+/// One recorded sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Case {
+    /// Its name in the file.
+    pub name: String,
+    /// Token ids, `[N]`.
+    pub tokens: Vec<u32>,
+    /// Logits, `[N, rows]`.
+    pub logits: Vec<f32>,
+    /// Hidden states by the part of their name after the case's, each `[N, hidden]`.
+    pub hidden: BTreeMap<String, Vec<f32>>,
+}
+
+/// Reads all cases of a file, by name.
+///
+/// # Errors
+/// When the file is no safetensors file of this layout.
+pub fn read(file: &Path) -> Result<Vec<Case>, VerifyError> {
+    let bytes = std::fs::read(file).map_err(|error| VerifyError::Io { file: file.into(), error })?;
+    let wrong = |what: String| VerifyError::Format { file: file.into(), what };
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("is no safetensors file: {e}")))?;
+    let mut cases: BTreeMap<&str, Case> = BTreeMap::new();
+    for name in tensors.names() {
+        let Some((case, part)) = name.split_once('.') else {
+            return Err(wrong(format!("`{name}` is not named CASE.ids, CASE.logits or CASE.hidden.NAME")));
+        };
+        let tensor = tensors.tensor(name).map_err(|e| wrong(e.to_string()))?;
+        let empty = || Case { name: case.into(), tokens: vec![], logits: vec![], hidden: BTreeMap::new() };
+        let entry = cases.entry(case).or_insert_with(empty);
+        let type_error = |want: &str| wrong(format!("`{name}` is {:?}, not {want}", tensor.dtype()));
+        let floats = || tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        match (part, tensor.dtype()) {
+            ("ids", Dtype::I64) => {
+                let ids = tensor.data().as_chunks::<8>().0.iter().map(|b| u32::try_from(i64::from_le_bytes(*b)));
+                entry.tokens = ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("`{name}` has a negative id")))?;
+            }
+            ("ids", _) => return Err(type_error("I64")),
+            ("logits", Dtype::F32) => entry.logits = floats(),
+            (_, Dtype::F32) => _ = entry.hidden.insert(part.into(), floats()),
+            _ => return Err(type_error("F32")),
+        }
+    }
+    match cases.values().find(|c| c.tokens.is_empty() || c.logits.len() % c.tokens.len() != 0 || c.logits.is_empty()) {
+        Some(case) => Err(wrong(format!("case `{}` has no `ids` and `logits` that fit", case.name))),
+        None if cases.is_empty() => Err(wrong("holds no case".into())),
+        None => Ok(cases.into_values().collect()),
+    }
+}
+
+/// Feeds a case without a cache and compares all its logits, and the hidden states that the engine was asked to keep
+/// ([`crate::engine::Engine::taps`]); a recorded one that it does not know is left out.
+///
+/// # Errors
+/// When the pass cannot be run.
+pub fn check(session: &mut Session, case: &Case, limit: f32) -> Result<Check, VerifyError> {
+    session.clear();
+    let rows: Vec<u32> = (0..case.tokens.len() as u32).collect();
+    let logits = session.pass(&case.tokens, 0, &rows, Store::Discard)?;
+    let error = max_error(logits, &case.logits);
+    let whole = case.tokens.len() <= session.shape().max_tokens;
+    let taps = session.taps().iter().filter(|_| whole);
+    let hidden: BTreeMap<String, f32> = taps
+        .filter_map(|(name, values)| Some((name.clone(), max_error(values, case.hidden.get(name)?))))
+        .collect();
+    let passed = error <= limit && hidden.values().all(|&e| e <= HIDDEN_LIMIT);
+    Ok(Check::Logits {
+        case: case.name.clone(),
+        rows: rows.len(),
+        max_error: error,
+        limit,
+        hidden,
+        hidden_limit: HIDDEN_LIMIT,
+        passed,
+    })
+}

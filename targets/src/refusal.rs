@@ -1,0 +1,82 @@
+//! Why a target cannot express a module.
+
+use diffulex_compiler::ir::{DType, Encoding};
+
+/// Something in a module that a target lacks. `place` is a node (`layers.3 %attn.in`) or a weight (`@lm_head`).
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The target has no such op.
+    #[error("{place}: this target has no `{op}`")]
+    Op {
+        /// The node.
+        place: String,
+        /// Name of the op.
+        op: &'static str,
+        /// What does the same job.
+        nearest: Option<&'static str>,
+    },
+    /// The target cannot use a weight of this encoding in this way.
+    #[error("{place}: this target cannot use {encoding} for a {role}")]
+    Encoding {
+        /// The weight.
+        place: String,
+        /// Its encoding.
+        encoding: Encoding,
+        /// How it is used: `filter`, `table`, `vector`.
+        role: &'static str,
+        /// Encodings that would work.
+        nearest: &'static [Encoding],
+    },
+    /// The target cannot compute in this type.
+    #[error("{place}: this target does not compute in {dtype}")]
+    DType {
+        /// The node.
+        place: String,
+        /// The type asked for.
+        dtype: DType,
+        /// The type that works.
+        nearest: DType,
+    },
+    /// A shape is beyond the target's limits.
+    #[error("{place}: {what}")]
+    Shape {
+        /// The node or weight.
+        place: String,
+        /// The limit that is exceeded.
+        what: String,
+    },
+    /// The module is not the step graph that every target shares.
+    #[error("{place}: {what}")]
+    Step {
+        /// The node.
+        place: String,
+        /// What differs.
+        what: String,
+    },
+}
+
+impl Refusal {
+    /// The node or weight that is refused.
+    pub fn place(&self) -> &str {
+        match self {
+            Refusal::Op { place, .. }
+            | Refusal::Encoding { place, .. }
+            | Refusal::DType { place, .. }
+            | Refusal::Shape { place, .. }
+            | Refusal::Step { place, .. } => place,
+        }
+    }
+
+    /// The nearest thing that works, if there is one.
+    pub fn nearest(&self) -> Option<String> {
+        match self {
+            Refusal::Op { nearest, .. } => nearest.map(str::to_string),
+            Refusal::Encoding { nearest, .. } => {
+                let names: Vec<&str> = nearest.iter().map(|e| e.name()).collect();
+                (!names.is_empty()).then(|| names.join(" or "))
+            }
+            Refusal::DType { nearest, .. } => Some(nearest.name().to_string()),
+            Refusal::Shape { .. } | Refusal::Step { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What can be wrong with a file, and where.
+
+use std::fmt;
+
+use planus::errors::ErrorKind;
+
+/// A part of a `.pte` file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The file and its headers.
+    File,
+    /// The program flatbuffer.
+    Program,
+    /// A segment of the program.
+    Segment(usize),
+    /// An entry of the named data.
+    NamedData(usize),
+    /// A method of the program.
+    Method(String),
+    /// A value of method `forward`.
+    PlanValue(i64),
+    /// An instruction of method `forward`.
+    Instruction(usize),
+    /// An input of method `forward`.
+    Input(usize),
+    /// An output of method `forward`.
+    Output(usize),
+    /// The delegate's header or graph as a whole.
+    Delegate,
+    /// A constant of the delegate.
+    Constant(usize),
+    /// A value of the delegate.
+    Value(u32),
+    /// A node of the delegate.
+    Node(usize),
+    /// The module that the file becomes.
+    Module(String),
+}
+
+/// What is wrong there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The file cannot be opened or mapped.
+    Unreadable(String),
+    /// The bytes are not what they should be at all.
+    Damaged(String),
+    /// A field is absent.
+    Missing(&'static str),
+    /// A number, offset or size exceeds what it may be.
+    Exceeds {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The largest value allowed.
+        limit: u64,
+    },
+    /// Two things that must agree do not.
+    Mismatch {
+        /// The fact in question.
+        what: &'static str,
+        /// What stands there.
+        found: String,
+        /// What should.
+        expected: String,
+    },
+    /// Something occurs a second time.
+    Twice(String),
+    /// The file may be fine, but this reader does not know what it uses.
+    Unsupported(String),
+    /// The graph breaks a rule of the IR.
+    Broken(String),
+}
+
+/// Why a file cannot be read: where, and what.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {fault}")]
+pub struct ReadError {
+    /// The part of the file.
+    pub place: Place,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+pub(super) type Result<T> = std::result::Result<T, ReadError>;
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File => f.write_str("file"),
+            Place::Program => f.write_str("program"),
+            Place::Segment(i) => write!(f, "segment {i}"),
+            Place::NamedData(i) => write!(f, "named data {i}"),
+            Place::Method(name) => write!(f, "method {name:?}"),
+            Place::PlanValue(i) => write!(f, "method \"forward\", value {i}"),
+            Place::Instruction(i) => write!(f, "method \"forward\", instruction {i}"),
+            Place::Input(i) => write!(f, "method \"forward\", input {i}"),
+            Place::Output(i) => write!(f, "method \"forward\", output {i}"),
+            Place::Delegate => f.write_str("delegate"),
+            Place::Constant(i) => write!(f, "delegate, constant {i}"),
+            Place::Value(i) => write!(f, "delegate, value {i}"),
+            Place::Node(i) => write!(f, "delegate, node {i}"),
+            Place::Module(place) => write!(f, "module, {place}"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Unreadable(what) => f.write_str(what),
+            Fault::Damaged(what) => write!(f, "damaged: {what}"),
+            Fault::Missing(field) => write!(f, "has no `{field}`"),
+            Fault::Exceeds { what, value, limit } => write!(f, "`{what}` is {value}, beyond {limit}"),
+            Fault::Mismatch { what, found, expected } => write!(f, "`{what}` is {found}, not {expected}"),
+            Fault::Twice(what) => write!(f, "{what} occurs twice"),
+            Fault::Unsupported(what) => write!(f, "this reader does not know {what}"),
+            Fault::Broken(what) => f.write_str(what),
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn fault(self, fault: Fault) -> ReadError {
+        ReadError { place: self, fault }
+    }
+
+    pub(super) fn damaged(self, what: impl Into<String>) -> ReadError {
+        self.fault(Fault::Damaged(what.into()))
+    }
+
+    pub(super) fn unsupported(self, what: impl Into<String>) -> ReadError {
+        self.fault(Fault::Unsupported(what.into()))
+    }
+
+    pub(super) fn mismatch(
+        self,
+        what: &'static str,
+        found: impl fmt::Display,
+        expected: impl fmt::Display,
+    ) -> ReadError {
+        self.fault(Fault::Mismatch { what, found: found.to_string(), expected: expected.to_string() })
+    }
+
+    /// `value`, which must not exceed `limit`.
+    pub(super) fn at_most(&self, what: &'static str, value: u64, limit: u64) -> Result<usize> {
+        match usize::try_from(value) {
+            Ok(n) if value <= limit => Ok(n),
+            _ => Err(self.clone().fault(Fault::Exceeds { what, value, limit })),
+        }
+    }
+
+    /// A field that was read.
+    pub(super) fn got<T>(&self, field: planus::Result<T>) -> Result<T> {
+        field.map_err(|e| {
+            let location = e.source_location;
+            let what = match e.error_kind {
+                ErrorKind::UnknownUnionTag { tag } => format!("tag {tag} is none of those of the schema"),
+                kind => kind.to_string().to_lowercase(),
+            };
+            self.clone().damaged(format!("{}.{}: {what}", location.type_, location.method))
+        })
+    }
+
+    /// A field that must be there.
+    pub(super) fn need<T>(&self, name: &'static str, field: planus::Result<Option<T>>) -> Result<T> {
+        self.got(field)?.ok_or_else(|| self.clone().fault(Fault::Missing(name)))
+    }
+
+    /// A text that must be there, of bounded length.
+    pub(super) fn text<'a>(&self, name: &'static str, field: planus::Result<Option<&'a str>>) -> Result<&'a str> {
+        let text = self.need(name, field)?;
+        self.at_most(name, text.len() as u64, MAX_TEXT)?;
+        Ok(text)
+    }
+}
+
+/// Longest name or key.
+const MAX_TEXT: u64 = 1024;

@@ -1,0 +1,239 @@
+//! The graph of a delegate as a module, all nodes outside layers.
+//!
+//! Shapes are not taken from the file: they follow from the inputs by the typing rules of the IR, with T and C as
+//! symbols, and must agree at the bounds with the sizes that the file declares.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use diffulex_compiler::ir::{
+    Builder, CacheId, DType, Dim, Encoding, Module, NodeId, Op, Operand, Stage, ValueType, WeightExpr, WeightId,
+    WeightType, build::BuildError,
+};
+
+use super::error::{Fault, Place, Result};
+use super::graph::Graph;
+use super::node::{Kind, Node};
+use super::plan::{Argument, Ids, Plan, Table};
+use super::value::{Constant, Role, Value};
+use crate::xnnpack::schema::constants::SCALAR_HALF;
+
+/// A module and where its weights lie in the file.
+pub(super) struct Lifted {
+    pub(super) module: Module,
+    pub(super) tensors: HashMap<String, (WeightType, Range<usize>)>,
+}
+
+/// Makes a module called `name` of method `forward` and its delegate.
+pub(super) fn lift(name: &str, plan: &Plan, graph: &Graph) -> Result<Lifted> {
+    let header = Module::new(name, Stage::Read(crate::xnnpack::NAME.into()), plan.bounds, plan.cache);
+    let mut lift = Lift {
+        builder: Builder::new(header),
+        graph,
+        held: vec![None; graph.values.len()],
+        constants: HashMap::new(),
+        tensors: HashMap::new(),
+    };
+    let one = Dim::fixed(1);
+    let ids = ValueType::new(DType::I32, [one, Dim::T]);
+    let tokens = lift.builder.input("tokens", ids.clone());
+    let positions = lift.builder.input("positions", ids);
+    let mask = lift.builder.input("mask", ValueType::f32([one, one, Dim::T, Dim { c: 1, ..Dim::T }]));
+    lift.given(plan, [tokens, positions, mask])?;
+    for (i, node) in graph.nodes.iter().enumerate() {
+        lift.node(i, node)?;
+    }
+    let logits = lift.outputs(plan)?;
+    let module = lift.builder.finish([logits]);
+    Ok(Lifted { module, tensors: lift.tensors })
+}
+
+/// What stands for a value of the delegate.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    operand: Operand,
+    /// The delegate holds it in half floats.
+    half: bool,
+}
+
+/// The module as it grows.
+pub(super) struct Lift<'g> {
+    pub(super) builder: Builder,
+    graph: &'g Graph,
+    held: Vec<Option<Held>>,
+    /// Weights by constant, shape and encoding.
+    constants: HashMap<(usize, WeightType), WeightId>,
+    tensors: HashMap<String, (WeightType, Range<usize>)>,
+}
+
+impl Lift<'_> {
+    /// What the delegate is given, by external id.
+    fn given(&mut self, plan: &Plan, [tokens, positions, mask]: [NodeId; 3]) -> Result<()> {
+        let externals = &self.graph.externals;
+        if externals.len() != plan.arguments.len() {
+            return Err(Place::Delegate.mismatch("num_externs", externals.len(), plan.arguments.len()));
+        }
+        for (&index, (argument, tensor)) in externals.iter().zip(&plan.arguments) {
+            let value = &self.graph.values[index];
+            let place = Place::Value(value.id);
+            if value.dims != tensor.sizes || value.half != (tensor.scalar == SCALAR_HALF) {
+                let found = format!("{:?}", value.dims);
+                return Err(place.mismatch("dims", found, format!("{:?} of its tensor", tensor.sizes)));
+            }
+            let operand = match argument {
+                Argument::Logits | Argument::NewRows(_) if value.role == Role::Output => continue,
+                _ if value.role != Role::Input => {
+                    return Err(place.damaged("an output where the method gives an input"));
+                }
+                Argument::Logits | Argument::NewRows(_) => {
+                    return Err(place.damaged("an input where the method expects an output"));
+                }
+                Argument::Embedding(ids, table) => {
+                    let ids = if *ids == Ids::Tokens { tokens } else { positions };
+                    let table = self.table(table)?;
+                    Operand::Node(self.build(&place, Op::Embed, [Operand::Node(ids), table])?)
+                }
+                Argument::Mask => Operand::Node(mask),
+                Argument::Cache(cache) => Operand::Cache(*cache),
+            };
+            self.hold(index, operand, value.half)?;
+        }
+        Ok(())
+    }
+
+    /// The node of the logits, after checking that new rows are those that the caches are joined with.
+    fn outputs(&self, plan: &Plan) -> Result<NodeId> {
+        let joined: HashMap<CacheId, NodeId> = self.builder.module().new_rows().collect();
+        let (one, mut logits) = (Dim::fixed(1), None);
+        let returned = |argument: &Argument| matches!(argument, Argument::Logits | Argument::NewRows(_));
+        let externals = self.graph.externals.iter().zip(&plan.arguments);
+        for (&index, (argument, _)) in externals.filter(|(_, (argument, _))| returned(argument)) {
+            let place = Place::Value(self.graph.values[index].id);
+            let node = match self.held[index].map(|held| held.operand) {
+                Some(Operand::Node(node)) => node,
+                _ => return Err(place.damaged("is not made by a node")),
+            };
+            let shape = self.builder.module().node(node).ty.shape.as_slice();
+            match argument {
+                Argument::Logits if matches!(shape, [first, t, v] if *first == one && *t == Dim::T && v.known().is_some()) =>
+                {
+                    logits = Some(node);
+                }
+                Argument::Logits => return Err(place.damaged("the logits are not [1, T, V]")),
+                Argument::NewRows(cache) if joined.get(cache) != Some(&node) => {
+                    return Err(place.damaged(format!("is not what cache {cache} is joined with")));
+                }
+                Argument::NewRows(_) if shape.get(2) != Some(&Dim::T) => {
+                    return Err(place.damaged("new rows are not [1, KV, T, D]"));
+                }
+                _ => {}
+            }
+        }
+        logits.ok_or_else(|| Place::Delegate.damaged("makes no logits"))
+    }
+
+    fn node(&mut self, index: usize, node: &Node) -> Result<()> {
+        let place = Place::Node(index);
+        let args = node.inputs.iter().enumerate().map(|(k, &input)| self.argument(&place, node, k, input));
+        let args = args.collect::<Result<Vec<Operand>>>()?;
+        let made = match (&node.kind, &args[..]) {
+            (Kind::Op(Op::Concat { axis: 2 }), [Operand::Cache(_), Operand::Node(_)]) => {
+                self.build(&place, Op::Cached, args)?.into()
+            }
+            (_, args) if args.iter().any(|a| matches!(a, Operand::Cache(_))) => {
+                return Err(place.unsupported("a cache that is used otherwise than joined with new rows along axis 2"));
+            }
+            (Kind::Op(op), _) => self.build(&place, op.clone(), args)?.into(),
+            (Kind::Reshape(shape), &[x]) => self.reshape(&place, shape, x)?,
+            (Kind::Slice(offsets, sizes), &[x]) => self.slice(&place, offsets, sizes, x)?,
+            (Kind::Convert | Kind::Copy, &[x @ Operand::Node(_)]) => x,
+            _ => return Err(place.unsupported("a constant that is converted or copied")),
+        };
+        let half = self.graph.values[node.output].half;
+        if half {
+            return Err(place.unsupported("a result in half floats"));
+        }
+        self.hold(node.output, made, half)
+    }
+
+    /// Operand `k` of a node: of a kind that its op takes in the IR.
+    fn argument(&mut self, place: &Place, node: &Node, k: usize, input: usize) -> Result<Operand> {
+        let value = &self.graph.values[input];
+        let operand = match &value.role {
+            Role::Constant(constant) => Held { operand: self.constant(value, constant)?, half: value.half },
+            _ => self.held[input].ok_or_else(|| place.clone().damaged(format!("value {} is not there", value.id)))?,
+        };
+        let constant = matches!(operand.operand, Operand::Weight(_));
+        match (&node.kind, k) {
+            (Kind::Op(Op::Linear), 1 | 2) if constant => Ok(operand.operand),
+            (Kind::Op(Op::Linear), 1 | 2) => Err(place.clone().unsupported("a filter or bias that is not constant")),
+            (Kind::Convert, _) => Ok(operand.operand),
+            _ if operand.half => Err(place.clone().unsupported("arithmetic in half floats")),
+            (Kind::Op(Op::Add | Op::Sub | Op::Mul | Op::Div), _) => Ok(operand.operand),
+            _ if constant => Err(place.clone().unsupported(format!("a constant as operand {k}"))),
+            _ => Ok(operand.operand),
+        }
+    }
+
+    /// Notes what stands for a value, after comparing its type with the sizes in the file.
+    fn hold(&mut self, index: usize, operand: Operand, half: bool) -> Result<()> {
+        let value = &self.graph.values[index];
+        let ty = self.builder.module().operand_type(operand);
+        let bounds = self.builder.module().bounds;
+        let sizes = ty.shape.iter().map(|dim| dim.at(bounds));
+        if !sizes.eq(value.dims.iter().map(|&n| Some(n as usize))) {
+            return Err(Place::Value(value.id).mismatch("dims", format!("{:?}", value.dims), format!("those of {ty}")));
+        }
+        self.held[index] = Some(Held { operand, half });
+        Ok(())
+    }
+
+    fn table(&mut self, table: &Table) -> Result<Operand> {
+        let encoding = if table.half { Encoding::F16 } else { Encoding::F32 };
+        let ty = WeightType::new(encoding, table.shape);
+        let name = table.name.clone().unwrap_or_else(|| "table".into());
+        self.weight(&name, ty, table.range.clone()).map(Operand::Weight)
+    }
+
+    fn constant(&mut self, value: &Value, constant: &Constant) -> Result<Operand> {
+        let encoding = if value.half { Encoding::F16 } else { Encoding::F32 };
+        let ty = WeightType::new(encoding, value.dims.clone());
+        if let Some(&known) = self.constants.get(&(constant.index, ty.clone())) {
+            return Ok(Operand::Weight(known));
+        }
+        let name = constant.key.clone().unwrap_or_else(|| format!("const.{}", constant.index));
+        let id = self.weight(&name, ty.clone(), constant.range.clone())?;
+        self.constants.insert((constant.index, ty), id);
+        Ok(Operand::Weight(id))
+    }
+
+    /// Adds a weight; tables and constants that are the same bytes in the same form are one. A name that is taken, or is
+    /// none, gives way to a number.
+    fn weight(&mut self, name: &str, ty: WeightType, range: Range<usize>) -> Result<WeightId> {
+        let place = Place::Module(format!("@{name}"));
+        let count = self.builder.module().weights.len();
+        let same =
+            |lift: &Self, name: &str| lift.tensors.get(name).is_some_and(|known| *known == (ty.clone(), range.clone()));
+        let mut name = if well_named(name) { name.to_string() } else { format!("const.{count}") };
+        if self.builder.weight_id(&name).is_some() && !same(self, &name) {
+            name = format!("{name}.{count}");
+        }
+        let id = self.builder.weight(&name, ty.clone(), WeightExpr::Stored(name.clone()));
+        let id = id.map_err(|e| place.fault(Fault::Broken(e.to_string())))?;
+        self.tensors.insert(name, (ty, range));
+        Ok(id)
+    }
+
+    pub(super) fn build(&mut self, place: &Place, op: Op, args: impl Into<Vec<Operand>>) -> Result<NodeId> {
+        // The final name is found when all nodes are known.
+        let name = format!("n{}", self.builder.module().nodes.len());
+        let broken = |e: BuildError| place.clone().fault(Fault::Broken(e.what));
+        self.builder.node(&name, op, args).map_err(broken)
+    }
+}
+
+/// Whether the IR takes it as a name.
+pub(super) fn well_named(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    !name.is_empty() && name.bytes().all(allowed) && !name.contains("..")
+}

@@ -1,0 +1,867 @@
+//! The XNNPACK target: a module, legal for it, as a file, and back.
+//!
+//! The judge of a rewriting is the interpreter; the judge of a file is ExecuTorch itself, where
+//! `tests/engines/setup.sh executorch` has installed it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
+use diffulex_compiler::ir::{
+    Builder, CacheId, CacheKind, CacheShape, DType, Dim, Encoding, Module, Node, Op, Operand, Sizes, Stage,
+    StoredTensor, ValueType, WeightError, WeightExpr, WeightSource, WeightType, interpret, parse, print,
+};
+use diffulex_compiler::quant;
+use diffulex_runtime::engine::{Engine, LayerRows, StepInput, StepOutput};
+use diffulex_runtime::executorch::ExecuTorch;
+use diffulex_targets::raise::raise;
+use diffulex_targets::xnnpack::{EmitError, Metadata, Options, emit, legalize, read_bytes};
+
+// --- small models -----------------------------------------------------------------------------------------------------
+
+/// Sizes and habits of a small decoder.
+#[derive(Clone, Copy, Debug)]
+struct Model {
+    layers: u32,
+    heads: u32,
+    kv: u32,
+    dim: u32,
+    hidden: u32,
+    inner: u32,
+    vocab: u32,
+    t: usize,
+    c: usize,
+    /// q, k and v have biases.
+    biased: bool,
+    /// The head is the token table.
+    tied: bool,
+    /// q and k are normalized.
+    normed: bool,
+    /// q, k and v, and gate and up, are one matrix each.
+    fused: bool,
+    /// Encoding of filters and table.
+    encoding: Encoding,
+}
+
+const SDAR: Model = Model {
+    layers: 3,
+    heads: 6,
+    kv: 3,
+    dim: 8,
+    hidden: 32,
+    inner: 40,
+    vocab: 61,
+    t: 8,
+    c: 12,
+    biased: false,
+    tied: false,
+    normed: true,
+    fused: true,
+    encoding: Encoding::F32,
+};
+
+/// Shapes that have little in common.
+fn models() -> Vec<Model> {
+    let f16 = Encoding::F16;
+    vec![
+        SDAR,
+        Model { fused: false, biased: true, normed: false, tied: true, ..SDAR },
+        Model { layers: 1, heads: 4, kv: 4, dim: 4, hidden: 12, inner: 7, vocab: 10, t: 5, c: 3, ..SDAR },
+        Model { heads: 7, kv: 1, dim: 2, hidden: 5, t: 3, c: 9, encoding: f16, ..SDAR },
+        Model { heads: 12, kv: 1, dim: 16, hidden: 64, layers: 1, tied: true, encoding: f16, ..SDAR },
+        Model { heads: 5, kv: 5, biased: true, t: 1, c: 1, layers: 2, ..SDAR },
+    ]
+}
+
+struct Making {
+    b: Builder,
+    model: Model,
+}
+
+impl Making {
+    fn weight(&mut self, name: &str, shape: &[u32]) -> Operand {
+        let layered = self.b.layer.map_or(name.to_string(), |layer| format!("layers.{layer}.{name}"));
+        let matrix = shape.len() == 2;
+        let encoding = if matrix { self.model.encoding } else { Encoding::F32 };
+        let expr = WeightExpr::Stored(layered.clone());
+        Operand::Weight(self.b.weight(&layered, WeightType::new(encoding, shape), expr).unwrap())
+    }
+
+    fn rows(&mut self, name: &str, parts: &[(&str, u32)], width: u32) -> Operand {
+        let prefix = self.b.layer.map_or(String::new(), |layer| format!("layers.{layer}."));
+        let rows = parts.iter().map(|(_, n)| n).sum();
+        let expr = parts.iter().map(|(part, _)| WeightExpr::Stored(format!("{prefix}{part}"))).collect();
+        let ty = WeightType::new(self.model.encoding, [rows, width]);
+        Operand::Weight(self.b.weight(&format!("{prefix}{name}"), ty, WeightExpr::Rows(expr)).unwrap())
+    }
+
+    fn node(&mut self, name: &str, op: Op, args: impl Into<Vec<Operand>>) -> Operand {
+        Operand::Node(self.b.node(name, op, args).unwrap())
+    }
+
+    fn norm(&mut self, name: &str, x: Operand, gain: &str, width: u32) -> Operand {
+        let gain = self.weight(gain, &[width]);
+        self.node(name, Op::RmsNorm { eps: 1e-6 }, [x, gain])
+    }
+
+    fn linear(&mut self, name: &str, x: Operand, filter: &str, shape: [u32; 2], biased: bool) -> Operand {
+        let mut args = vec![x, self.weight(filter, &shape)];
+        if biased {
+            args.push(self.weight(&format!("{filter}.bias"), &[shape[0]]));
+        }
+        self.node(name, Op::Linear, args)
+    }
+
+    fn qkv(&mut self, x: Operand) -> [Operand; 3] {
+        let m = self.model;
+        let (q, kv) = (m.heads * m.dim, m.kv * m.dim);
+        if !m.fused {
+            return [("q", q), ("k", kv), ("v", kv)]
+                .map(|(name, n)| self.linear(name, x, &format!("self_attn.{name}_proj"), [n, m.hidden], m.biased));
+        }
+        let parts = [("self_attn.q_proj", q), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)];
+        let mut args = vec![x, self.rows("self_attn.qkv_proj", &parts, m.hidden)];
+        if m.biased {
+            args.push(self.weight("self_attn.qkv_bias", &[q + 2 * kv]));
+        }
+        let all = self.node("qkv", Op::Linear, args);
+        [("q", 0, q), ("k", q, q + kv), ("v", q + kv, q + 2 * kv)]
+            .map(|(name, start, end)| self.node(name, Op::Slice { axis: 2, start, end }, [all]))
+    }
+
+    fn layer(&mut self, layer: u32, x: Operand, [cos, sin, mask]: [Operand; 3]) -> Operand {
+        let m = self.model;
+        (self.b.layer, self.b.section) = (Some(layer), Some("self_attn".into()));
+        let input = self.norm("attn.in", x, "input_layernorm", m.hidden);
+        let [q, k, v] = self.qkv(input);
+        let mut q = self.node("q.heads", Op::Heads { n: m.heads }, [q]);
+        let mut k = self.node("k.heads", Op::Heads { n: m.kv }, [k]);
+        let v = self.node("v.heads", Op::Heads { n: m.kv }, [v]);
+        if m.normed {
+            q = self.norm("q.norm", q, "self_attn.q_norm", m.dim);
+            k = self.norm("k.norm", k, "self_attn.k_norm", m.dim);
+        }
+        let q = self.node("q.rope", Op::Rope, [q, cos, sin]);
+        let k = self.node("k.rope", Op::Rope, [k, cos, sin]);
+        let k = self.node("k.all", Op::Cached, [CacheId::k(layer), k]);
+        let v = self.node("v.all", Op::Cached, [CacheId::v(layer), v]);
+        let mix = self.node("mix", Op::Attention { scale: 1.0 / (m.dim as f32).sqrt() }, [q, k, v, mask]);
+        let flat = self.node("mix.flat", Op::MergeHeads, [mix]);
+        let attn = self.linear("attn", flat, "self_attn.o_proj", [m.hidden, m.heads * m.dim], false);
+        let x = self.node("x.attn", Op::Add, [x, attn]);
+
+        self.b.section = Some("mlp".into());
+        let input = self.norm("mlp.in", x, "post_attention_layernorm", m.hidden);
+        let act = if m.fused {
+            let filter =
+                self.rows("mlp.gate_up_proj", &[("mlp.gate_proj", m.inner), ("mlp.up_proj", m.inner)], m.hidden);
+            let both = self.node("gate_up", Op::Linear, [input, filter]);
+            self.node("act", Op::Swiglu, [both])
+        } else {
+            let gate = self.linear("gate", input, "mlp.gate_proj", [m.inner, m.hidden], false);
+            let up = self.linear("up", input, "mlp.up_proj", [m.inner, m.hidden], false);
+            let gate = self.node("gate.silu", Op::Silu, [gate]);
+            self.node("act", Op::Mul, [gate, up])
+        };
+        let down = self.linear("down", act, "mlp.down_proj", [m.hidden, m.inner], false);
+        let x = self.node("x", Op::Add, [x, down]);
+        (self.b.layer, self.b.section) = (None, None);
+        x
+    }
+}
+
+/// A decoder at the stage that the passes would leave it in.
+fn module(model: Model) -> Module {
+    let bounds = Sizes { t: model.t, c: model.c, r: 0 };
+    let cache = CacheShape { layers: model.layers, kv_heads: model.kv, head_dim: model.dim };
+    let mut making = Making { b: Builder::new(Module::new("small", Stage::Fused, bounds, cache)), model };
+    let one = Dim::fixed(1);
+    let ids = || ValueType::new(DType::I32, [one, Dim::T]);
+    let tokens = making.b.input("tokens", ids()).into();
+    let positions: Operand = making.b.input("positions", ids()).into();
+    let mask = ValueType::f32([one, one, Dim::T, Dim { c: 1, ..Dim::T }]);
+    let mask = making.b.input("mask", mask).into();
+    let cos = making.node("cos", Op::RopeCos { dim: model.dim, theta: 1e6 }, [positions]);
+    let sin = making.node("sin", Op::RopeSin { dim: model.dim, theta: 1e6 }, [positions]);
+    let table = making.weight("embed_tokens", &[model.vocab, model.hidden]);
+    let mut x = making.node("x", Op::Embed, [tokens, table]);
+    for layer in 0..model.layers {
+        x = making.layer(layer, x, [cos, sin, mask]);
+    }
+    let x = making.norm("x.norm", x, "norm", model.hidden);
+    let head = if model.tied { "embed_tokens" } else { "lm_head" };
+    let logits = making.linear("logits", x, head, [model.vocab, model.hidden], false);
+    let Operand::Node(logits) = logits else { unreachable!() };
+    making.b.finish([logits])
+}
+
+// --- numbers ----------------------------------------------------------------------------------------------------------
+
+/// Reproducible numbers in [-1, 1).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn number(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn array(&mut self, shape: &[usize]) -> Array {
+        Array { shape: shape.to_vec(), data: (0..shape.iter().product()).map(|_| self.number()).collect() }
+    }
+}
+
+/// Stored tensors, all f32, and the names of those that were given back.
+#[derive(Default)]
+struct Numbers {
+    tensors: HashMap<String, (WeightType, Vec<u8>)>,
+    released: Mutex<Vec<String>>,
+}
+
+impl WeightSource for Numbers {
+    fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
+        let (ty, bytes) = self.tensors.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
+        Ok(StoredTensor { ty: ty.clone(), bytes })
+    }
+
+    fn release(&self, name: &str) {
+        self.released.lock().unwrap().push(name.into());
+    }
+}
+
+impl Numbers {
+    fn random(model: Model, seed: u64) -> Numbers {
+        let mut all = Numbers::default();
+        let mut random = Random(seed);
+        let m = model;
+        let (q, kv) = (m.heads * m.dim, m.kv * m.dim);
+        let mut add = |name: String, shape: &[u32], scale: f32, shift: f32| {
+            let count = shape.iter().product::<u32>();
+            let numbers: Vec<f32> = (0..count).map(|_| random.number() * scale + shift).collect();
+            let mut bytes = Vec::new();
+            quant::encode(Encoding::F32, &numbers, &mut bytes).unwrap();
+            all.tensors.insert(name, (WeightType::new(Encoding::F32, shape), bytes));
+        };
+        add("embed_tokens".into(), &[m.vocab, m.hidden], 1.0, 0.0);
+        add("lm_head".into(), &[m.vocab, m.hidden], 0.5, 0.0);
+        add("norm".into(), &[m.hidden], 0.5, 1.0);
+        for layer in 0..m.layers {
+            let mut local =
+                |name: &str, shape: &[u32], scale, shift| add(format!("layers.{layer}.{name}"), shape, scale, shift);
+            for norm in ["input_layernorm", "post_attention_layernorm"] {
+                local(norm, &[m.hidden], 0.5, 1.0);
+            }
+            for norm in ["self_attn.q_norm", "self_attn.k_norm"] {
+                local(norm, &[m.dim], 0.5, 1.0);
+            }
+            for (name, n) in [("q", q), ("k", kv), ("v", kv)] {
+                local(&format!("self_attn.{name}_proj"), &[n, m.hidden], 0.4, 0.0);
+                local(&format!("self_attn.{name}_proj.bias"), &[n], 0.4, 0.0);
+            }
+            local("self_attn.qkv_bias", &[q + 2 * kv], 0.4, 0.0);
+            local("self_attn.o_proj", &[m.hidden, q], 0.3, 0.0);
+            local("mlp.gate_proj", &[m.inner, m.hidden], 0.4, 0.0);
+            local("mlp.up_proj", &[m.inner, m.hidden], 0.4, 0.0);
+            local("mlp.down_proj", &[m.hidden, m.inner], 0.3, 0.0);
+        }
+        all
+    }
+}
+
+/// What a step of `t` tokens over `c` cached positions is given.
+fn inputs(model: Model, t: usize, c: usize, seed: u64) -> Inputs {
+    let mut random = Random(seed);
+    let ids = |random: &mut Random, below: usize| Array {
+        shape: vec![1, t],
+        data: (0..t).map(|_| random.below(below) as f32).collect(),
+    };
+    let tokens = ids(&mut random, model.vocab as usize);
+    let positions = ids(&mut random, model.t + model.c);
+    let mut mask = random.array(&[1, 1, t, c + t]);
+    for (i, entry) in mask.data.iter_mut().enumerate() {
+        // The diagonal stays visible.
+        if random.below(4) == 0 && i % (c + t) != c + i / (c + t) {
+            *entry = -1e30;
+        }
+    }
+    let mut caches = HashMap::new();
+    for layer in 0..model.layers {
+        for kind in [CacheKind::K, CacheKind::V] {
+            caches.insert(CacheId { layer, kind }, random.array(&[1, model.kv as usize, c, model.dim as usize]));
+        }
+    }
+    let values = [("tokens", tokens), ("positions", positions), ("mask", mask)];
+    Inputs { values: values.map(|(name, array)| (name.to_string(), array)).into(), caches }
+}
+
+/// Sizes worth running a model at.
+fn sizes(model: Model) -> Vec<(usize, usize)> {
+    vec![(model.t, model.c), (1, 1), (1, model.c), (model.t, 1), (model.t.div_ceil(2), model.c.div_ceil(2))]
+}
+
+/// Largest difference, relative to the largest expected number.
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+    let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(found.iter().all(|x| x.is_finite()));
+    worst / largest
+}
+
+fn assert_same(what: &str, found: &Outputs, expected: &Outputs, limit: f32) {
+    assert_eq!(found.values.len(), expected.values.len());
+    for (found, expected) in found.values.iter().zip(&expected.values) {
+        assert_eq!(found.shape, expected.shape, "{what}");
+        let distance = distance(&found.data, &expected.data);
+        assert!(distance <= limit, "{what}: logits differ by {distance:e}");
+    }
+    assert_eq!(found.new_rows.len(), expected.new_rows.len());
+    for (cache, expected) in &expected.new_rows {
+        let distance = distance(&found.new_rows[cache].data, &expected.data);
+        assert!(distance <= limit, "{what}: new rows of {cache} differ by {distance:e}");
+    }
+}
+
+fn generation() -> Generation {
+    let text = r#"{
+        "family": "sdar", "attention": "block_causal", "logits": "aligned", "block": 4, "mask_id": 7, "end_ids": [3, 5],
+        "algorithm": "sdar.block_diffusion_generate", "strategy": "low_confidence_dynamic", "steps": 4,
+        "threshold": [0.9], "temperature": 0.0, "top_k": 0, "top_p": 1.0, "max_tokens": 64, "seed": 1
+    }"#;
+    serde_json::from_str(text).unwrap()
+}
+
+fn write(legal: &Module, numbers: &dyn WeightSource) -> Vec<u8> {
+    let metadata = Metadata { generation: Some(generation()), recipe_digest: "sha256:0123".into() };
+    let mut bytes = Vec::new();
+    emit(legal, numbers, &metadata, &Options::default(), &mut bytes, &mut |_, _| {}).unwrap();
+    bytes
+}
+
+macro_rules! assert_snapshot {
+    ($name:expr, $value:expr) => {
+        insta::with_settings!({ snapshot_path => "../../snapshots/targets", prepend_module_to_snapshot => false }, {
+            insta::assert_snapshot!($name, $value);
+        })
+    };
+}
+
+// --- legal ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_legal_module_computes_the_same() {
+    for (i, model) in models().into_iter().enumerate() {
+        let (source, numbers) = (module(model), Numbers::random(model, i as u64));
+        let legal = legalize(&source).unwrap();
+        for (t, c) in sizes(model) {
+            let given = inputs(model, t, c, 7);
+            let expected = interpret(&source, &numbers, &given).unwrap();
+            let found = interpret(&legal, &numbers, &given).unwrap();
+            assert_same(&format!("model {i}, T = {t}, C = {c}"), &found, &expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_legal_module_reads_well() {
+    assert_snapshot!("xnnpack-legal", print(&legalize(&module(SDAR)).unwrap()));
+}
+
+/// A module as text: a step with one layer, around some `lines` that end with `%y : f32[1, T, 8]`.
+fn around(weights: &str, lines: &str) -> Module {
+    let text = format!(
+        r#"
+        module "around" stage fused
+        dims T = 2, C = 3
+        weights {{
+          table : f32[5, 8]
+          {weights}
+        }}
+        cache k, v : f32[1, 2, C, 4] for layers.{{i}} in 0..1
+        graph step(%tokens: i32[1, T], %positions: i32[1, T], %mask: f32[1, 1, T, C+T]) {{
+          %x = embed %tokens, @table : f32[1, T, 8]
+          %h = heads %x {{n = 2}} : f32[1, 2, T, 4]
+          %n = neg %h : f32[1, 2, T, 4]
+          %k.all = cached $k.0, %h : f32[1, 2, C+T, 4]
+          %v.all = cached $v.0, %n : f32[1, 2, C+T, 4]
+          {lines}
+          return %y
+        }}"#
+    );
+    parse(&text).unwrap()
+}
+
+#[track_caller]
+fn refused(weights: &str, lines: &str, expected: &str, nearest: Option<&str>) {
+    let refusal = legalize(&around(weights, lines)).unwrap_err();
+    assert_eq!(refusal.to_string(), expected);
+    assert_eq!(refusal.nearest().as_deref(), nearest);
+}
+
+#[test]
+fn what_xnnpack_lacks_is_refused_by_name() {
+    refused(
+        "w : bf16[8, 8]",
+        "%y = linear %x, @w : f32[1, T, 8]",
+        "@w: this target cannot use bf16 for a filter",
+        Some("f32 or f16"),
+    );
+    refused(
+        "t : bf16[5, 8]",
+        "%y = embed %tokens, @t : f32[1, T, 8]",
+        "@t: this target cannot use bf16 for a table",
+        Some("f32 or f16"),
+    );
+    refused(
+        "w : f16[8, 8]",
+        "%z = linear %x, @w : f32[1, T, 8]\n%u = reshape %z {shape = [T, 8]} : f32[T, 8]\n%m = mul @w, @w : f32[8, 8]\n\
+         %y = linear %z, @w : f32[1, T, 8]",
+        "@w: this target cannot use f16 for a vector and a matrix",
+        Some("f32"),
+    );
+    refused(
+        "a : f32[8]\nb : f32[8]",
+        "%c = add @a, @b : f32[8]\n%y = mul %x, %c : f32[1, T, 8]",
+        "%c: two constants: nothing depends on the step",
+        None,
+    );
+    refused(
+        "",
+        "%r = reshape %x {shape = [1, 1, 1, 1, T, 1, 8]} : f32[1, 1, 1, 1, T, 1, 8]\n\
+         %y = reshape %r {shape = [1, T, 8]} : f32[1, T, 8]",
+        "%r: 7 axes; XNNPACK takes 1 to 6",
+        None,
+    );
+    refused("", "%y = cast %x {to = f16} : f16[1, T, 8]", "%y: this target does not compute in f16", Some("f32"));
+    refused(
+        "",
+        "%m = reshape %x {shape = [T, 8]} : f32[T, 8]\n%p = matmul %m, %m {transpose = true} : f32[T, T]\n\
+         %y = neg %x : f32[1, T, 8]",
+        "%p: a matrix product wants the same number of axes, at least three, on both sides",
+        None,
+    );
+    refused(
+        "",
+        "%y = matmul %mask, %v.all {transpose = false} : f32[1, 2, T, 4]",
+        "%y: the logits are f32[1, 2, T, 4], not f32[1, T, V]",
+        None,
+    );
+}
+
+#[test]
+fn many_parts_are_joined_in_turns() {
+    let parts = vec!["%x"; 27].join(", ");
+    let source = around("", &format!("%y = concat {parts} {{axis = 2}} : f32[1, T, 216]"));
+    let legal = legalize(&source).unwrap();
+    assert!(legal.nodes.iter().all(|n| n.args.len() <= 5));
+    read_bytes(write(&legal, &Table)).unwrap();
+}
+
+/// Gives every tensor that is asked for, as `table` of [`around`] is.
+struct Table;
+
+impl WeightSource for Table {
+    fn tensor(&self, _: &str) -> Result<StoredTensor<'_>, WeightError> {
+        Ok(StoredTensor { ty: WeightType::new(Encoding::F32, [5, 8]), bytes: &[0; 160] })
+    }
+}
+
+// --- emit -------------------------------------------------------------------------------------------------------------
+
+/// Notes how much is written at a time, and which tensors are given back.
+#[derive(Default)]
+struct Watch {
+    largest: usize,
+    total: u64,
+}
+
+impl std::io::Write for Watch {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.largest = self.largest.max(bytes.len());
+        self.total += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn weights_are_streamed() {
+    let big = Model { layers: 1, vocab: 20_000, hidden: 256, encoding: Encoding::F16, ..SDAR };
+    let legal = legalize(&module(big)).unwrap();
+    let (mut watch, mut told) = (Watch::default(), Vec::new());
+    let numbers = Numbers::random(big, 1);
+    let progress = &mut |written, total| told.push((written, total));
+    emit(&legal, &numbers, &Metadata::default(), &Options::default(), &mut watch, progress).unwrap();
+    assert!(watch.largest <= 4 << 20, "{} bytes at once", watch.largest);
+    assert!(told.is_sorted() && told.last() == Some(&(watch.total, watch.total)));
+    assert!(watch.total > 16 << 20);
+    let mut left: Vec<String> = numbers.tensors.into_keys().collect();
+    left.retain(|name| !numbers.released.lock().unwrap().contains(name));
+    left.retain(|name| !name.ends_with("bias"));
+    assert_eq!(left, Vec::<String>::new(), "not given back");
+}
+
+#[test]
+fn segments_start_where_the_options_say() {
+    let legal = legalize(&module(SMALL)).unwrap();
+    let numbers = Numbers::random(SMALL, 3);
+    let write = |alignment| {
+        let mut bytes = Vec::new();
+        let options = Options { alignment };
+        emit(&legal, &numbers, &Metadata::default(), &options, &mut bytes, &mut |_, _| {}).map(|()| bytes)
+    };
+    for alignment in [16, 128, 4096, 16384] {
+        let bytes = write(alignment).unwrap();
+        let base = u64::from_le_bytes(bytes[24..32].try_into().unwrap());
+        assert_eq!(base % u64::from(alignment), 0);
+        assert_eq!(read_bytes(bytes).unwrap().module, read_bytes(small_file()).unwrap().module);
+    }
+    for alignment in [0, 8, 100, 1 << 21] {
+        assert!(matches!(write(alignment), Err(EmitError::Alignment(_))), "{alignment}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_said() {
+    let (mut nowhere, silent) = (std::io::sink(), &mut |_, _| {});
+    let mut write = |module: &Module, numbers: &Numbers| {
+        emit(module, numbers, &Metadata::default(), &Options::default(), &mut nowhere, silent).unwrap_err().to_string()
+    };
+    let (half, mut numbers) = (Model { encoding: Encoding::F16, ..SMALL }, Numbers::random(SMALL, 3));
+    let source = module(half);
+    assert_eq!(write(&source, &numbers), "module \"small\": is at stage `fused`, not `legal xnnpack`");
+
+    let claimed = Module { stage: Stage::Legal("xnnpack".into()), ..source.clone() };
+    assert!(write(&claimed, &numbers).contains("XNNPACK has no `"), "{}", write(&claimed, &numbers));
+
+    let legal = legalize(&source).unwrap();
+    let (_, bytes) = numbers.tensors.get_mut("lm_head").unwrap();
+    bytes[20..24].copy_from_slice(&1e5f32.to_le_bytes());
+    assert_eq!(write(&legal, &numbers), "weight `lm_head`, row 1, column 1: 100000 cannot be stored as f16");
+
+    numbers.tensors.remove("lm_head");
+    assert_eq!(write(&legal, &numbers), "there is no tensor `lm_head`");
+}
+
+// --- read -------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_file_reads_back_as_what_was_written() {
+    for (i, model) in models().into_iter().enumerate() {
+        let (source, numbers) = (module(model), Numbers::random(model, i as u64));
+        let read = read_bytes(write(&legalize(&source).unwrap(), &numbers)).unwrap();
+        assert_eq!(read.generation, Some(generation()));
+        assert_eq!(read.recipe_digest.as_deref(), Some("sha256:0123"));
+        assert!(read.module.nodes.iter().any(|n| n.layer.is_some()), "model {i} has no layers");
+        for (t, c) in sizes(model) {
+            let given = inputs(model, t, c, 7);
+            let expected = interpret(&source, &numbers, &given).unwrap();
+            let found = interpret(&read.module, read.source.as_ref(), &given).unwrap();
+            assert_same(&format!("model {i}, T = {t}, C = {c}"), &found, &expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn a_read_module_reads_well() {
+    let bytes = write(&legalize(&module(SDAR)).unwrap(), &Numbers::random(SDAR, 1));
+    assert_snapshot!("xnnpack-read", print(&read_bytes(bytes).unwrap().module));
+}
+
+/// Sizes that leave a file of a few kilobytes.
+const SMALL: Model = Model { layers: 1, heads: 2, kv: 1, dim: 2, hidden: 4, inner: 4, vocab: 6, t: 2, c: 2, ..SDAR };
+
+fn small_file() -> Vec<u8> {
+    write(&legalize(&module(SMALL)).unwrap(), &Numbers::random(SMALL, 3))
+}
+
+#[test]
+fn every_truncation_is_an_error() {
+    let file = small_file();
+    for length in 0..file.len() {
+        assert!(read_bytes(file[..length].to_vec()).is_err(), "{length} of {} bytes", file.len());
+    }
+    // The same with headers that admit to it: the program ends where they say. Its last bytes may be mere padding.
+    let whole = read_bytes(file.clone()).unwrap().module;
+    let program = u64::from_le_bytes(file[16..24].try_into().unwrap());
+    for size in 0..program {
+        let mut file = file.clone();
+        file[16..24].copy_from_slice(&size.to_le_bytes());
+        let read = read_bytes(file);
+        assert!(read.is_err() || size + 8 > program && read.unwrap().module == whole, "{size} of {program} bytes");
+    }
+}
+
+/// Flipped bytes give an error or another module that keeps the rules; never a panic, never gigabytes, never minutes.
+#[test]
+fn flipped_bytes_never_panic() {
+    let file = small_file();
+    let program = u64::from_le_bytes(file[16..24].try_into().unwrap()) as usize;
+    let delegate = file.windows(4).position(|w| w == b"XH00").unwrap() - 4;
+    let graph = u32::from_le_bytes(file[delegate + 14..delegate + 18].try_into().unwrap()) as usize;
+    let mut random = Random(5);
+    let cases = std::env::var("DIFFULEX_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(6000);
+    for case in 0..cases {
+        let mut file = file.clone();
+        for _ in 0..1 + random.below(3) {
+            let at = if case % 2 == 0 { random.below(program) } else { delegate + random.below(32 + graph) };
+            file[at] = match random.below(4) {
+                0 => 0,
+                1 => 0xff,
+                2 => file[at] ^ 1 << random.below(8),
+                _ => random.next() as u8,
+            };
+        }
+        if let Ok(read) = read_bytes(file) {
+            raise(&read.module, read.source.as_ref()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_same_module_gives_the_same_bytes() {
+    let legal = legalize(&module(SDAR)).unwrap();
+    let again = legalize(&module(SDAR)).unwrap();
+    assert!(write(&legal, &Numbers::random(SDAR, 1)) == write(&again, &Numbers::random(SDAR, 1)));
+}
+
+// --- raise ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_raised_module_computes_the_same() {
+    for (i, model) in models().into_iter().enumerate() {
+        let (source, numbers) = (module(model), Numbers::random(model, i as u64));
+        let read = read_bytes(write(&legalize(&source).unwrap(), &numbers)).unwrap();
+        let raised = raise(&read.module, read.source.as_ref()).unwrap();
+        for (t, c) in sizes(model) {
+            let given = inputs(model, t, c, 7);
+            let expected = interpret(&read.module, read.source.as_ref(), &given).unwrap();
+            let found = interpret(&raised, read.source.as_ref(), &given).unwrap();
+            assert_same(&format!("model {i}, T = {t}, C = {c}"), &found, &expected, 1e-5);
+        }
+        // What the family emitted is found again, op by op; only the tables of the rotation stay tables.
+        let ops = |module: &Module| {
+            let mut names: Vec<&str> = module.nodes.iter().map(|n| n.op.name()).collect();
+            names.retain(|name| !matches!(*name, "rope_cos" | "rope_sin" | "embed" | "reshape"));
+            names.sort_unstable();
+            names.join(" ")
+        };
+        assert_eq!(ops(&raised), ops(&source), "model {i}");
+    }
+}
+
+#[test]
+fn a_raised_module_reads_well() {
+    let read = read_bytes(write(&legalize(&module(SDAR)).unwrap(), &Numbers::random(SDAR, 1))).unwrap();
+    assert_snapshot!("xnnpack-raised", print(&raise(&read.module, read.source.as_ref()).unwrap()));
+}
+
+/// Other ways to write the same: keys repeated by broadcasting, a mean, operands in the other order.
+#[test]
+fn other_forms_are_recognized() {
+    let source = around(
+        "gain : f32[8] = fill(0.5)\neps : f32[1] = fill(1e-5)\nscale : f32[1] = fill(0.25)",
+        "%sq = mul %x, %x : f32[1, T, 8]
+        %mean = mean %sq : f32[1, T, 1]
+        %sum = add @eps, %mean : f32[1, T, 1]
+        %r = rsqrt %sum : f32[1, T, 1]
+        %unit = mul %r, %x : f32[1, T, 8]
+        %norm = mul @gain, %unit : f32[1, T, 8]
+        %four = concat %norm, %norm {axis = 2} : f32[1, T, 16]
+        %split = reshape %four {shape = [1, T, 4, 4]} : f32[1, T, 4, 4]
+        %q = transpose %split {perm = [0, 2, 1, 3]} : f32[1, 4, T, 4]
+        %q5 = reshape %q {shape = [1, 2, 2, T, 4]} : f32[1, 2, 2, T, 4]
+        %k5 = reshape %k.all {shape = [1, 2, 1, C+T, 4]} : f32[1, 2, 1, C+T, 4]
+        %v5 = reshape %v.all {shape = [1, 2, 1, C+T, 4]} : f32[1, 2, 1, C+T, 4]
+        %scores = matmul %q5, %k5 {transpose = true} : f32[1, 2, 2, T, C+T]
+        %scaled = mul @scale, %scores : f32[1, 2, 2, T, C+T]
+        %masked = add %mask, %scaled : f32[1, 2, 2, T, C+T]
+        %weights = softmax %masked : f32[1, 2, 2, T, C+T]
+        %mixed = matmul %weights, %v5 {transpose = false} : f32[1, 2, 2, T, 4]
+        %mix = reshape %mixed {shape = [1, 4, T, 4]} : f32[1, 4, T, 4]
+        %rows = transpose %mix {perm = [0, 2, 1, 3]} : f32[1, T, 4, 4]
+        %flat = reshape %rows {shape = [1, T, 16]} : f32[1, T, 16]
+        %a = slice %flat {axis = 2, range = 0..8} : f32[1, T, 8]
+        %b = slice %flat {axis = 2, range = 8..16} : f32[1, T, 8]
+        %gate = sigmoid %a : f32[1, T, 8]
+        %silu = mul %gate, %a : f32[1, T, 8]
+        %y = mul %b, %silu : f32[1, T, 8]",
+    );
+    let raised = raise(&source, &Table).unwrap();
+    let ops: Vec<&str> = raised.nodes.iter().skip(8).map(|n| n.op.name()).collect();
+    assert_eq!(ops, ["rms_norm", "concat", "heads", "attention", "merge_heads", "swiglu"]);
+    let model = Model { layers: 1, kv: 2, dim: 4, vocab: 5, t: 2, c: 3, ..SDAR };
+    let mut numbers = Numbers::default();
+    let table = Random(9).array(&[5, 8]).data.iter().flat_map(|x| x.to_le_bytes()).collect();
+    numbers.tensors.insert("table".into(), (WeightType::new(Encoding::F32, [5, 8]), table));
+    let given = inputs(model, 2, 3, 7);
+    let expected = interpret(&source, &numbers, &given).unwrap();
+    assert_same("raised", &interpret(&raised, &numbers, &given).unwrap(), &expected, 1e-5);
+}
+
+/// What only looks like a pattern stays as it is.
+#[test]
+fn near_misses_are_left_alone() {
+    let cases = [
+        // The mean of another value.
+        "%sq = square %n : f32[1, 2, T, 4]
+        %mean = mean %sq : f32[1, 2, T, 1]
+        %sum = add %mean, @eps : f32[1, 2, T, 1]
+        %r = rsqrt %sum : f32[1, 2, T, 1]
+        %unit = mul %h, %r : f32[1, 2, T, 4]
+        %norm = mul %unit, @gain : f32[1, 2, T, 4]
+        %y = merge_heads %norm : f32[1, T, 8]",
+        // A filter that is not the mean.
+        "%sq = square %h : f32[1, 2, T, 4]
+        %mean = linear %sq, @third : f32[1, 2, T, 1]
+        %sum = add %mean, @eps : f32[1, 2, T, 1]
+        %r = rsqrt %sum : f32[1, 2, T, 1]
+        %unit = mul %h, %r : f32[1, 2, T, 4]
+        %norm = mul %unit, @gain : f32[1, 2, T, 4]
+        %y = merge_heads %norm : f32[1, T, 8]",
+        // The sigmoid of another value.
+        "%g = sigmoid %n : f32[1, 2, T, 4]
+        %s = mul %h, %g : f32[1, 2, T, 4]
+        %y = merge_heads %s : f32[1, T, 8]",
+        // Halves that are not halves.
+        "%a = slice %x {axis = 2, range = 0..4} : f32[1, T, 4]
+        %b = slice %x {axis = 2, range = 2..6} : f32[1, T, 4]
+        %g = sigmoid %b : f32[1, T, 4]
+        %c = mul %a, %g : f32[1, T, 4]
+        %y = concat %c, %b {axis = 2} : f32[1, T, 8]",
+        // A turn in the other direction.
+        "%a = slice %h {axis = 3, range = 0..2} : f32[1, 2, T, 2]
+        %b = slice %h {axis = 3, range = 2..4} : f32[1, 2, T, 2]
+        %m = neg %a : f32[1, 2, T, 2]
+        %t = concat %b, %m {axis = 3} : f32[1, 2, T, 4]
+        %cos = rope_cos %positions {dim = 4, theta = 10} : f32[1, 1, T, 4]
+        %u = mul %h, %cos : f32[1, 2, T, 4]
+        %v = mul %t, %cos : f32[1, 2, T, 4]
+        %s = add %u, %v : f32[1, 2, T, 4]
+        %y = merge_heads %s : f32[1, T, 8]",
+    ];
+    for lines in cases {
+        let weights = "gain : f32[4] = fill(2)\neps : f32[1] = fill(1e-5)\nthird : f32[1, 4] = fill(0.3)";
+        let source = around(weights, lines);
+        let raised = raise(&source, &Table).unwrap();
+        assert_eq!(raised.nodes, source.nodes.iter().map(|n| renumbered(n, &source, &raised)).collect::<Vec<_>>());
+    }
+}
+
+/// The node with the numbers of weights that it has in `to`.
+fn renumbered(node: &Node, from: &Module, to: &Module) -> Node {
+    let mut node = node.clone();
+    for arg in &mut node.args {
+        if let Operand::Weight(id) = arg {
+            *id = to.weight_id(&from.weight(*id).name).unwrap();
+        }
+    }
+    node
+}
+
+// --- ExecuTorch -------------------------------------------------------------------------------------------------------
+
+/// The adapter's library, where `tests/engines/setup.sh executorch` has put it.
+fn executorch() -> Option<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "../target".into(), PathBuf::from);
+    let library = target.join("engines/libdiffulex_executorch.so");
+    if !library.exists() {
+        eprintln!("skipped: there is no {}; `tests/engines/setup.sh executorch` builds it", library.display());
+    }
+    library.exists().then_some(library)
+}
+
+/// One step on ExecuTorch, as the interpreter would give it.
+fn step(engine: &mut ExecuTorch, model: Model, given: &Inputs) -> Outputs {
+    let ids = |name: &str| given.values[name].data.iter().map(|&id| id as u32).collect::<Vec<u32>>();
+    let (tokens, positions) = (ids("tokens"), ids("positions"));
+    let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+    let cache: Vec<LayerRows> = (0..model.layers)
+        .map(|layer| {
+            let of = |kind| given.caches[&CacheId { layer, kind }].data.clone();
+            LayerRows { k: of(CacheKind::K), v: of(CacheKind::V) }
+        })
+        .collect();
+    let cached = given.caches.values().next().unwrap().shape[2];
+    let input = StepInput {
+        tokens: &tokens,
+        positions: &positions,
+        mask: &given.values["mask"].data,
+        rows: &rows,
+        cached,
+        cache: &cache,
+    };
+    let mut out = StepOutput::default();
+    engine.step(&input, &mut out).unwrap();
+    let logits = Array { shape: vec![1, tokens.len(), model.vocab as usize], data: out.logits };
+    let shape = vec![1, model.kv as usize, tokens.len(), model.dim as usize];
+    let mut new_rows = HashMap::new();
+    for (layer, new) in (0..).zip(out.new) {
+        new_rows.insert(CacheId { layer, kind: CacheKind::K }, Array { shape: shape.clone(), data: new.k });
+        new_rows.insert(CacheId { layer, kind: CacheKind::V }, Array { shape: shape.clone(), data: new.v });
+    }
+    Outputs { values: vec![logits], new_rows, nodes: vec![] }
+}
+
+#[test]
+fn executorch_computes_the_same() {
+    let Some(library) = executorch() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (i, model) in models().into_iter().enumerate() {
+        let (source, numbers) = (module(model), Numbers::random(model, i as u64));
+        let path = folder.path().join(format!("{i}.pte"));
+        std::fs::write(&path, write(&legalize(&source).unwrap(), &numbers)).unwrap();
+        let mut engine = ExecuTorch::open(&path, &library).unwrap();
+        for (t, c) in sizes(model) {
+            let given = inputs(model, t, c, 7);
+            let expected = interpret(&source, &numbers, &given).unwrap();
+            let found = step(&mut engine, model, &given);
+            assert_same(&format!("model {i}, T = {t}, C = {c}"), &found, &expected, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn executorch_finds_the_metadata() {
+    let Some(library) = executorch() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let legal = legalize(&module(SMALL)).unwrap();
+    let path = folder.path().join("small.pte");
+    for alignment in [16, 128, 16384] {
+        let metadata = Metadata { generation: Some(generation()), recipe_digest: "sha256:0123".into() };
+        let mut bytes = Vec::new();
+        let options = Options { alignment };
+        emit(&legal, &Numbers::random(SMALL, 3), &metadata, &options, &mut bytes, &mut |_, _| {}).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let mut engine = ExecuTorch::open(&path, &library).unwrap();
+        assert_eq!((engine.shape().max_tokens, engine.shape().max_cache), (SMALL.t, SMALL.c));
+        let text = serde_json::to_string(&generation()).unwrap();
+        let facts = [
+            ("get_eos_ids", vec!["3", "5"]),
+            ("get_max_seq_len", vec!["2"]),
+            ("get_max_context_len", vec!["4"]),
+            ("use_kv_cache", vec!["true"]),
+            ("get_mask_id", vec!["7"]),
+            ("get_recipe_digest", vec!["sha256:0123"]),
+            ("get_generation", vec![text.as_str()]),
+        ];
+        for (name, expected) in facts {
+            assert_eq!(engine.constant(name).unwrap().unwrap(), expected, "{name}");
+        }
+    }
+}
