@@ -84,7 +84,8 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
     let wrong = |error| Error::Read { file: file.into(), error };
     let mapped = File::open(file).map_err(Error::io(file))?;
     let read = xnnpack::read(&mapped).map_err(wrong)?;
-    let module = raise::raise(&read.module, read.source.as_ref()).map_err(|e| Error::Usage(format!("{}: bug[raise] {e}", file.display())))?;
+    let module = raise::raise(&read.module, read.source.as_ref())
+        .map_err(|e| Error::Usage(format!("{}: bug[raise] {e}", file.display())))?;
     Ok(Opened {
         name: read.module.name.clone(),
         module,

@@ -56,7 +56,8 @@ pub fn artifact(
 ) -> Result<(), Error> {
     let generation = source.generation.as_ref().or(artifact.generation.as_ref());
     let generation = generation.ok_or_else(|| Error::Usage(no_facts(&source.name)))?;
-    let generation = Generation { block: artifact.generation.as_ref().unwrap_or(generation).block, ..generation.clone() };
+    let generation =
+        Generation { block: artifact.generation.as_ref().unwrap_or(generation).block, ..generation.clone() };
     let limits = Limits::of(&artifact.module);
     let attention = Attention::BlockCausal(generation.block as usize);
     let mut ours = Session::new(source.engine(&EngineChoice::Tract)?, attention)?;
@@ -203,7 +204,10 @@ pub fn checkpoint_of(folder: &Path, models: Option<&Path>) -> Result<Option<Path
     let places = [Some(PathBuf::from(written)), models.map(|m| m.join(written))];
     let same = |place: &PathBuf| {
         let mut digests = Digests::open(folder.parent().unwrap_or(folder));
-        manifest.checkpoint.iter().all(|(name, digest)| digests.of(&place.join(name)).is_ok_and(|found| found == *digest))
+        manifest
+            .checkpoint
+            .iter()
+            .all(|(name, digest)| digests.of(&place.join(name)).is_ok_and(|found| found == *digest))
     };
     Ok(places.into_iter().flatten().find(same))
 }

@@ -68,7 +68,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--minutes", type=float, default=80)
     p.add_argument("--seed", type=int, default=7)
-    p.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
+    p.add_argument("--lr", type=float, default=2.5e-3, help="peak learning rate")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--out", type=Path, default=HERE / "model")
     p.add_argument("--state", type=Path, default=HERE / "train-state")

@@ -1,9 +1,7 @@
 //! Tokenizer, chat template and streamed text against the original's, and their guards.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use diffulex_runtime::chat::{
-    Chat, ChatError, MAX_FILE, Message, Special, Template, TextStream, Tokenizer, Variables,
-};
+use diffulex_runtime::chat::{Chat, ChatError, MAX_FILE, Message, Special, Template, TextStream, Tokenizer, Variables};
 use diffulex_tests::reference::{fixture, json};
 use serde_json::{Value, json};
 use std::path::Path;

@@ -7,13 +7,13 @@ use diffulex_runtime::engine::Engine;
 use diffulex_runtime::generate::sdar::Remasking;
 use diffulex_runtime::generate::{Algorithm, Behaviour, End, GenerateError, Run, Sdar, Trace, generate};
 use diffulex_runtime::session::Session;
-use diffulex_tests::reference::{Reference, fixture, json};
+use diffulex_tests::reference::{fixture, json};
 use serde_json::{Value, json};
 use std::ops::ControlFlow;
 
 /// Engines of the tiny SDAR checkpoint.
 fn engines(max_tokens: usize) -> Vec<Box<dyn Engine>> {
-    vec![Box::new(Reference::open(&fixture("sdar/tiny"), max_tokens, 128))]
+    diffulex_tests::engines::all(&fixture("sdar/tiny"), max_tokens, 128)
 }
 
 const ORIGINAL: Run = Run { behaviour: Behaviour::Original, seed: 0, record_rows: true };

@@ -609,7 +609,7 @@ fn taken_names_get_numbers() {
 
 /// Operands of these shapes, written as they are printed, do not fit `op`.
 fn check_unfit(op: Op, operands: &str, message: &str) {
-    let text = format!("module \"m\" stage fused\ndims T = 4, C = 8, R = 2\nweights {{\n}}\n");
+    let text = "module \"m\" stage fused\ndims T = 4, C = 8, R = 2\nweights {\n}\n";
     let cache = "cache k, v : f32[1, 0, C, 0] for layers.{i} in 0..0\n";
     let inputs: Vec<String> = operands.split("; ").enumerate().map(|(i, ty)| format!("%x{i}: {ty}")).collect();
     let text = format!("{text}{cache}graph step({}) {{\nreturn %x0\n}}\n", inputs.join(", "));

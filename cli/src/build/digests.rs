@@ -58,7 +58,9 @@ impl Digests {
 
     /// Keeps what was learnt. Where that fails, the next run reads the files again.
     pub(crate) fn save(&self) {
-        if self.changed && let Ok(text) = serde_json::to_vec(&self.known) {
+        if self.changed
+            && let Ok(text) = serde_json::to_vec(&self.known)
+        {
             let written = self.file.parent().map_or(Ok(()), std::fs::create_dir_all);
             let _ = written.and_then(|()| std::fs::write(&self.file, text));
         }

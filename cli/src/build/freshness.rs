@@ -43,9 +43,11 @@ pub(super) fn of(build: &Build, inputs: &BTreeMap<String, String>, folder: &Path
         let file = why.split(' ').next().unwrap_or_default();
         return Freshness::Stale(format!("{file} changed"));
     }
-    match manifest.files.iter().find(|(name, file)| {
-        std::fs::metadata(folder.join(name)).map_or(true, |found| found.len() != file.bytes)
-    }) {
+    match manifest
+        .files
+        .iter()
+        .find(|(name, file)| std::fs::metadata(folder.join(name)).map_or(true, |found| found.len() != file.bytes))
+    {
         Some((name, _)) => Freshness::Stale(format!("{name} is missing or has another size")),
         None => Freshness::Fresh,
     }

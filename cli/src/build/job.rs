@@ -118,7 +118,8 @@ fn import(plan: &Plan) -> Result<Module, Error> {
     let bounds = Sizes { t: shape.prefill.value as usize, c: shape.cache.value as usize, r: 0 };
     let types = |name: &str| plan.checkpoint.tensor_type(name);
     let module = plan.checkpoint.config().decoder.import(&plan.build.name, bounds, &types)?;
-    verify(&module).map_err(|e| Error::Usage(format!("bug[verify::{}] after import: {}: {}", e.rule, e.place, e.what)))?;
+    verify(&module)
+        .map_err(|e| Error::Usage(format!("bug[verify::{}] after import: {}: {}", e.rule, e.place, e.what)))?;
     Ok(module)
 }
 

@@ -118,7 +118,9 @@ fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generati
         &build.generate;
     if config.end_ids.is_empty() {
         let folder = checkpoint.folder().display();
-        return Err(Error::Usage(format!("{folder}: neither config.json nor generation_config.json has `eos_token_id`")));
+        return Err(Error::Usage(format!(
+            "{folder}: neither config.json nor generation_config.json has `eos_token_id`"
+        )));
     }
     Ok(Generation {
         family: config.family,

@@ -146,7 +146,8 @@ fn split(place: &str) -> (Option<u32>, String) {
 }
 
 fn known_stage(name: &str) -> Result<(), Error> {
-    let names: Vec<&str> = ["import"].into_iter().chain(passes::PASSES.iter().map(|p| p.name)).chain(["legal"]).collect();
+    let names: Vec<&str> =
+        ["import"].into_iter().chain(passes::PASSES.iter().map(|p| p.name)).chain(["legal"]).collect();
     match names.contains(&name) {
         true => Ok(()),
         false => Err(Error::Usage(format!("there is no pass `{name}`; there are {}", names.join(", ")))),

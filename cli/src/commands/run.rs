@@ -86,8 +86,8 @@ fn many(model: &mut Model, args: &Run, file: &PathBuf) -> Result<(), Error> {
     }
     let text = std::fs::read_to_string(file).map_err(Error::io(file))?;
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let Line { prompt } = serde_json::from_str(line)
-            .map_err(|e| Error::Usage(format!("{}:{}: {e}", file.display(), number + 1)))?;
+        let Line { prompt } =
+            serde_json::from_str(line).map_err(|e| Error::Usage(format!("{}:{}: {e}", file.display(), number + 1)))?;
         let ids = ids(model, args, &prompt)?;
         let (answer, trace) = model.answer(&ids, &mut |_| ControlFlow::Continue(()))?;
         let (tokens, passes) = (trace.answer().len(), trace.passes.len());
@@ -139,10 +139,9 @@ fn apply(flags: &Sampling, generation: &mut Generation) -> Result<(), Error> {
             Error::Usage(format!("there is no strategy `{name}`; there are {}", Remasking::NAMES.join(", ")))
         })?;
     }
-    for (name, flag, slot) in [
-        ("max-tokens", flags.max_tokens, &mut generation.max_tokens),
-        ("steps", flags.steps, &mut generation.steps),
-    ] {
+    for (name, flag, slot) in
+        [("max-tokens", flags.max_tokens, &mut generation.max_tokens), ("steps", flags.steps, &mut generation.steps)]
+    {
         match flag {
             Some(0) => return Err(Error::Usage(format!("--{name} is at least 1"))),
             Some(value) => *slot = value,

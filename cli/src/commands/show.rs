@@ -51,7 +51,11 @@ fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
         let manifest = Manifest::read(path)?;
         text.push_str(&format!("made by    {} for target {}\n", manifest.tool, manifest.target));
         for (name, file) in &manifest.files {
-            text.push_str(&format!("file       {name}, {}, sha256 {}…\n", HumanBytes(file.bytes), &file.sha256[..12.min(file.sha256.len())]));
+            text.push_str(&format!(
+                "file       {name}, {}, sha256 {}…\n",
+                HumanBytes(file.bytes),
+                &file.sha256[..12.min(file.sha256.len())]
+            ));
         }
         for (name, digest) in &manifest.checkpoint {
             text.push_str(&format!("made from  {name}, sha256 {}…\n", &digest[..12.min(digest.len())]));

@@ -52,9 +52,7 @@ fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
             verify::artifact(&opened, &source, &engine(args.engine)?, &mut |check| verdict.add(&check))
         }
         (None, Some(_)) => match recipe_checkpoint(args)? {
-            Some(source) => {
-                verify::artifact(&opened, &source, &engine(args.engine)?, &mut |check| verdict.add(&check))
-            }
+            Some(source) => verify::artifact(&opened, &source, &engine(args.engine)?, &mut |check| verdict.add(&check)),
             None => Err(Error::Usage(format!(
                 "{}: give `--against CHECKPOINT` (the folder it was made from), `--reference` or `--trajectories`",
                 args.path.display()

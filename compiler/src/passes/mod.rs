@@ -73,7 +73,7 @@ pub const PASSES: [Pass; 7] = [
 pub struct Proposal {
     /// The new module; `None` when nothing changed.
     pub module: Option<Module>,
-    /// One entry for every place the pass looked at.
+    /// One entry for every place where the pass did something or could have.
     pub notes: Vec<Note>,
 }
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::choice::TargetName;
-use crate::generation::{Algorithm, Family, Logits, Remasking};
-use crate::ir::Encoding;
-use crate::quant;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::mistake::Mistake;
 use super::source::Located;
+use crate::generation::{Algorithm, Family, Logits, Remasking};
+use crate::ir::Encoding;
+use crate::quant;
 
 /// One artifact to make: a combination of target and quantization scheme.
 #[derive(Clone, Debug)]

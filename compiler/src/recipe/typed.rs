@@ -2,13 +2,13 @@
 
 use super::build::{Generate, Model, QuantScheme, Shape, Target};
 use super::choice::TargetName;
-use crate::generation::{Algorithm, Family, Logits, Remasking};
-use crate::ir::Encoding;
 use super::diagnostic::Diagnostic;
 use super::inherit::Settings;
 use super::mistake::{Mistake, shortened};
 use super::source::{Located, Origin};
 use super::value::Value;
+use crate::generation::{Algorithm, Family, Logits, Remasking};
+use crate::ir::Encoding;
 
 /// What a checked value becomes. `None` would mean that the schema allows more than the type does.
 pub(super) trait FromValue: Sized {

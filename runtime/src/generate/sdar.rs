@@ -250,7 +250,8 @@ impl Strategy for Blocks<'_> {
             // A stable sort: the lowest position first among equals.
             ranked.sort_by(|&a, &b| proposals[b].confidence.total_cmp(&proposals[a].confidence));
         }
-        let block = (proposals[0].position / self.sdar.block_length).saturating_sub(self.prompt / self.sdar.block_length);
+        let block =
+            (proposals[0].position / self.sdar.block_length).saturating_sub(self.prompt / self.sdar.block_length);
         let threshold = self.sdar.confidence_threshold.of_block(block);
         let sure = |i: &usize| proposals[*i].probability > threshold;
         let accepted = match self.sdar.remasking_strategy {

@@ -36,7 +36,8 @@ impl Interface {
         if module.bounds.t + module.bounds.c > 1 << 24 {
             return wrong(format!("T = {} and C = {} exceed 2^24 positions", module.bounds.t, module.bounds.c));
         }
-        let inputs = module.iter().filter(|(_, n)| n.op == Op::Input).map(|(_, n)| input(n)).collect::<Result<_, _>>()?;
+        let inputs =
+            module.iter().filter(|(_, n)| n.op == Op::Input).map(|(_, n)| input(n)).collect::<Result<_, _>>()?;
         let logits = *module.outputs.first().ok_or_else(|| LowerError::Interface("no output".into()))?;
         let vocab = match module.node(logits).ty.width() {
             Some(vocab) if vocab <= 1 << 24 => vocab as usize,

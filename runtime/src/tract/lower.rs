@@ -158,7 +158,9 @@ impl Lowering<'_> {
                 let perm: Vec<usize> = perm.iter().map(|&p| p as usize).collect();
                 self.axes(id, x, perm_to_ops(&perm))?
             }
-            Op::Slice { axis, start, end } => self.one(id, Slice::new(*axis as usize, *start as usize, *end as usize))?,
+            Op::Slice { axis, start, end } => {
+                self.one(id, Slice::new(*axis as usize, *start as usize, *end as usize))?
+            }
             Op::Concat { axis } => {
                 let args = (0..node.args.len()).map(|i| self.arg(id, i)).collect::<Result<Vec<_>, _>>()?;
                 self.wire(id, TypedConcat { axis: *axis as usize }, &args)?
@@ -284,9 +286,10 @@ impl Lowering<'_> {
     fn dim(&self, dim: Dim) -> TDim {
         let [t, c, r] = &self.symbols;
         let terms = [(dim.c, c), (dim.t, t), (dim.r, r)];
-        terms.into_iter().filter(|(k, _)| *k > 0).fold(i64::from(dim.n).to_dim(), |sum, (k, symbol)| {
-            sum + symbol.to_dim() * i64::from(k)
-        })
+        terms
+            .into_iter()
+            .filter(|(k, _)| *k > 0)
+            .fold(i64::from(dim.n).to_dim(), |sum, (k, symbol)| sum + symbol.to_dim() * i64::from(k))
     }
 }
 

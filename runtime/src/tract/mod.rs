@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use diffulex_compiler::ir::{self, Module, NodeId, Sizes, ValueType, WeightSource};
 use tract_core::internal::{
-    Symbol, TVec, TValue, Tensor, TractError, TractResult, TypedModel, TypedSimplePlan, TypedSimpleState,
+    Symbol, TValue, TVec, Tensor, TractError, TractResult, TypedModel, TypedSimplePlan, TypedSimpleState,
 };
 
 pub use error::LowerError;

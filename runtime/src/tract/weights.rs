@@ -150,7 +150,12 @@ fn computed(weight: &Weight, source: &dyn WeightSource) -> Result<Vec<u8>, Weigh
     Ok(bytes)
 }
 
-fn encoded_rows(weight: &Weight, source: &dyn WeightSource, first: usize, count: usize) -> Result<Vec<u8>, WeightError> {
+fn encoded_rows(
+    weight: &Weight,
+    source: &dyn WeightSource,
+    first: usize,
+    count: usize,
+) -> Result<Vec<u8>, WeightError> {
     let columns = weight.ty.columns();
     let mut numbers = Vec::with_capacity(count * columns);
     weight.expr.rows(source, columns, first..first + count, &mut numbers)?;
@@ -167,8 +172,8 @@ fn encoded_rows(weight: &Weight, source: &dyn WeightSource, first: usize, count:
 
 /// All numbers of a weight in f32, as its encoding keeps them.
 pub(super) fn numbers(weight: &Weight, source: &dyn WeightSource) -> Result<Vec<f32>, LowerError> {
-    let bytes = computed(weight, source)
-        .map_err(|source| LowerError::Weight { weight: weight.name.clone(), source })?;
+    let bytes =
+        computed(weight, source).map_err(|source| LowerError::Weight { weight: weight.name.clone(), source })?;
     let mut numbers = Vec::with_capacity(weight.ty.rows() * weight.ty.columns());
     quant::decode(weight.ty.encoding, &bytes, &mut numbers);
     Ok(numbers)

@@ -48,7 +48,8 @@ pub fn read(file: &Path) -> Result<Vec<Case>, VerifyError> {
         match (part, tensor.dtype()) {
             ("ids", Dtype::I64) => {
                 let ids = tensor.data().as_chunks::<8>().0.iter().map(|b| u32::try_from(i64::from_le_bytes(*b)));
-                entry.tokens = ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("`{name}` has a negative id")))?;
+                entry.tokens =
+                    ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("`{name}` has a negative id")))?;
             }
             ("ids", _) => return Err(type_error("I64")),
             ("logits", Dtype::F32) => entry.logits = floats(),
@@ -75,9 +76,8 @@ pub fn check(session: &mut Session, case: &Case, limit: f32) -> Result<Check, Ve
     let error = max_error(logits, &case.logits);
     let whole = case.tokens.len() <= session.shape().max_tokens;
     let taps = session.taps().iter().filter(|_| whole);
-    let hidden: BTreeMap<String, f32> = taps
-        .filter_map(|(name, values)| Some((name.clone(), max_error(values, case.hidden.get(name)?))))
-        .collect();
+    let hidden: BTreeMap<String, f32> =
+        taps.filter_map(|(name, values)| Some((name.clone(), max_error(values, case.hidden.get(name)?)))).collect();
     let passed = error <= limit && hidden.values().all(|&e| e <= HIDDEN_LIMIT);
     Ok(Check::Logits {
         case: case.name.clone(),

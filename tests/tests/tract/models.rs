@@ -9,14 +9,14 @@ use diffulex_compiler::quant;
 use diffulex_runtime::engine::{HIDDEN, LayerRows, StepInput};
 
 /// A stream of numbers that looks random and is the same everywhere.
-pub struct Numbers(u64);
+pub(crate) struct Numbers(u64);
 
 impl Numbers {
-    pub fn new(seed: u64) -> Numbers {
+    pub(crate) fn new(seed: u64) -> Numbers {
         Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -24,23 +24,23 @@ impl Numbers {
     }
 
     /// Below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         self.next() as usize % n
     }
 
     /// Between −1 and 1.
-    pub fn signed(&mut self) -> f32 {
+    pub(crate) fn signed(&mut self) -> f32 {
         (self.next() % 20001) as f32 / 10000.0 - 1.0
     }
 
-    pub fn vec(&mut self, n: usize, scale: f32) -> Vec<f32> {
+    pub(crate) fn vec(&mut self, n: usize, scale: f32) -> Vec<f32> {
         (0..n).map(|_| self.signed() * scale).collect()
     }
 }
 
 /// Stored tensors in memory.
 #[derive(Default)]
-pub struct Memory(pub HashMap<String, (WeightType, Vec<u8>)>);
+pub(crate) struct Memory(pub HashMap<String, (WeightType, Vec<u8>)>);
 
 impl WeightSource for Memory {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
@@ -50,7 +50,7 @@ impl WeightSource for Memory {
 }
 
 impl Memory {
-    pub fn store(&mut self, name: &str, ty: &WeightType, numbers: &[f32]) {
+    pub(crate) fn store(&mut self, name: &str, ty: &WeightType, numbers: &[f32]) {
         let mut bytes = Vec::new();
         quant::encode(ty.encoding, numbers, &mut bytes).expect("numbers that the encoding can hold");
         self.0.insert(name.into(), (ty.clone(), bytes));
@@ -59,7 +59,7 @@ impl Memory {
 
 /// Sizes of a decoder.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub(crate) struct Shape {
     pub layers: u32,
     pub heads: u32,
     pub kv_heads: u32,
@@ -71,7 +71,7 @@ pub struct Shape {
     pub encoding: Encoding,
 }
 
-pub const SMALL: Shape = Shape {
+pub(crate) const SMALL: Shape = Shape {
     layers: 3,
     heads: 4,
     kv_heads: 2,
@@ -84,7 +84,7 @@ pub const SMALL: Shape = Shape {
 };
 
 /// A module under construction together with the numbers of its weights.
-pub struct Model {
+pub(crate) struct Model {
     pub builder: Builder,
     pub memory: Memory,
     pub numbers: Numbers,
@@ -92,7 +92,7 @@ pub struct Model {
 }
 
 impl Model {
-    pub fn new(shape: &Shape, seed: u64) -> Model {
+    pub(crate) fn new(shape: &Shape, seed: u64) -> Model {
         let cache = CacheShape { layers: shape.layers, kv_heads: shape.kv_heads, head_dim: shape.head_dim };
         let module = Module::new("small", Stage::Fused, shape.bounds, cache);
         Model {
@@ -103,12 +103,12 @@ impl Model {
         }
     }
 
-    pub fn node(&mut self, name: &str, op: Op, args: &[Operand]) -> NodeId {
+    pub(crate) fn node(&mut self, name: &str, op: Op, args: &[Operand]) -> NodeId {
         self.builder.node(name, op, args).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// A weight of random numbers around `middle`.
-    pub fn weight(&mut self, name: &str, shape: &[u32], middle: f32, spread: f32) -> Operand {
+    pub(crate) fn weight(&mut self, name: &str, shape: &[u32], middle: f32, spread: f32) -> Operand {
         let layer = self.builder.layer.map_or(String::new(), |i| format!("layers.{i}."));
         let name = format!("{layer}{name}");
         if let Some(id) = self.builder.weight_id(&name) {
@@ -121,36 +121,36 @@ impl Model {
         self.expr(&name, shape, WeightExpr::Stored(name.clone()))
     }
 
-    pub fn expr(&mut self, name: &str, shape: &[u32], expr: WeightExpr) -> Operand {
+    pub(crate) fn expr(&mut self, name: &str, shape: &[u32], expr: WeightExpr) -> Operand {
         let ty = WeightType::new(self.encoding, shape);
         self.builder.weight(name, ty, expr).unwrap_or_else(|e| panic!("{e}")).into()
     }
 
-    pub fn linear(&mut self, name: &str, x: NodeId, to: u32) -> NodeId {
+    pub(crate) fn linear(&mut self, name: &str, x: NodeId, to: u32) -> NodeId {
         let from = self.builder.module().node(x).ty.width().expect("a known width");
         let w = self.weight(name, &[to, from], 0.0, (3.0 / from as f32).sqrt());
         self.node(name, Op::Linear, &[x.into(), w])
     }
 
-    pub fn norm(&mut self, name: &str, x: NodeId) -> NodeId {
+    pub(crate) fn norm(&mut self, name: &str, x: NodeId) -> NodeId {
         let width = self.builder.module().node(x).ty.width().expect("a known width");
         let w = self.weight(name, &[width], 1.0, 0.2);
         self.node(name, Op::RmsNorm { eps: 1e-6 }, &[x.into(), w])
     }
 
     /// Tokens and positions.
-    pub fn ids(&mut self, ids: DType) -> [NodeId; 2] {
+    pub(crate) fn ids(&mut self, ids: DType) -> [NodeId; 2] {
         ["tokens", "positions"].map(|name| self.builder.input(name, ValueType::new(ids, [Dim::fixed(1), Dim::T])))
     }
 
-    pub fn mask(&mut self) -> NodeId {
+    pub(crate) fn mask(&mut self) -> NodeId {
         let (one, both) = (Dim::fixed(1), Dim::C.plus(Dim::T).expect("small"));
         self.builder.input("mask", ValueType::f32([one, one, Dim::T, both]))
     }
 }
 
 /// An SDAR decoder: grouped heads, norms on queries and keys, SwiGLU; with `rows` if the bounds have R.
-pub fn sdar(shape: &Shape, seed: u64) -> (Module, Arc<Memory>) {
+pub(crate) fn sdar(shape: &Shape, seed: u64) -> (Module, Arc<Memory>) {
     let mut m = Model::new(shape, seed);
     let ([tokens, positions], mask) = (m.ids(DType::I64), m.mask());
     let rows = (shape.bounds.r > 0).then(|| m.builder.input("rows", ValueType::new(DType::I64, [Dim::R])));
@@ -202,7 +202,7 @@ pub fn sdar(shape: &Shape, seed: u64) -> (Module, Arc<Memory>) {
 
 /// The inputs of one step, owned.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub(crate) struct Step {
     pub tokens: Vec<u32>,
     pub positions: Vec<u32>,
     pub mask: Vec<f32>,
@@ -213,7 +213,7 @@ pub struct Step {
 
 impl Step {
     /// A step of random tokens that each see themselves and some of the rest.
-    pub fn random(shape: &Shape, t: usize, c: usize, rows: &[u32], seed: u64) -> Step {
+    pub(crate) fn random(shape: &Shape, t: usize, c: usize, rows: &[u32], seed: u64) -> Step {
         let mut n = Numbers::new(seed);
         let tokens = (0..t).map(|_| n.below(shape.vocab as usize) as u32).collect();
         let positions = (0..t).map(|_| n.below(shape.bounds.t + shape.bounds.c) as u32).collect();
@@ -231,7 +231,7 @@ impl Step {
         Step { tokens, positions, mask, rows: rows.into(), cached: c, cache }
     }
 
-    pub fn input(&self) -> StepInput<'_> {
+    pub(crate) fn input(&self) -> StepInput<'_> {
         StepInput {
             tokens: &self.tokens,
             positions: &self.positions,
@@ -243,7 +243,7 @@ impl Step {
     }
 
     /// The same for the interpreter.
-    pub fn inputs(&self, module: &Module) -> Inputs {
+    pub(crate) fn inputs(&self, module: &Module) -> Inputs {
         let (t, c) = (self.tokens.len(), self.cached);
         let floats = |ids: &[u32]| ids.iter().map(|&id| id as f32).collect::<Vec<f32>>();
         let mut values = HashMap::from([

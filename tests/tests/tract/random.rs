@@ -7,7 +7,7 @@ use diffulex_compiler::ir::*;
 use crate::models::{Memory, Model, Numbers, Shape};
 
 /// A random module with its numbers and sizes.
-pub fn module(seed: u64) -> (Module, Arc<Memory>, Shape) {
+pub(crate) fn module(seed: u64) -> (Module, Arc<Memory>, Shape) {
     let mut n = Numbers::new(seed ^ 0x5eed);
     let kv_heads = 1 + n.below(3) as u32;
     let shape = Shape {

@@ -27,7 +27,7 @@ impl<F: Format> Kernel for Dot<'_, '_, F> {
         let Dot { w, x, k, out } = self;
         let whole = w.len() / (S::ROWS * k * F::ITEMS) * S::ROWS;
         let (panels, rest) = w.split_at(whole * k * F::ITEMS);
-        let mut buffer = if F::WIDENS && out.len() > S::TOKENS { vec![0.0; S::ROWS * k] } else { Vec::new() };
+        let mut buffer = if F::WIDENS && out.len() > 2 * S::TOKENS { vec![0.0; S::ROWS * k] } else { Vec::new() };
         for (i, panel) in panels.chunks_exact(S::ROWS * k * F::ITEMS).enumerate() {
             let n = i * S::ROWS;
             match S::ROWS {
@@ -147,4 +147,79 @@ fn widen<S: Simd, F: Format>(simd: S, row: &[F::Item], wide: &mut [f32]) {
     let mut last = [0.0; LANES];
     simd.store(F::load(simd, &F::fill(rest)), &mut last);
     left.copy_from_slice(&last[..left.len()]);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::rows::{Bf16, F16, F32};
+    use super::super::simd::tests::{near, numbers, run_all};
+    use super::*;
+    use diffulex_compiler::ir::Encoding;
+    use diffulex_compiler::quant;
+
+    /// `x · wᵀ` in f64, one number at a time.
+    fn reference(w: &[f32], x: &[f32], k: usize) -> Vec<f64> {
+        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
+    }
+
+    /// [`Dot`] with a result of its own.
+    #[derive(Clone)]
+    struct Product<'a, F: Format> {
+        w: &'a [F::Item],
+        x: &'a [f32],
+        k: usize,
+    }
+
+    impl<F: Format> Kernel for Product<'_, F> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+            let Product { w, x, k } = self;
+            let n = w.len() / (k * F::ITEMS);
+            let mut out = vec![f32::NAN; x.len() / k * n];
+            let mut rows: Vec<&mut [f32]> = out.chunks_mut(n.max(1)).collect();
+            Dot::<F> { w, x, k, out: &mut rows }.run(simd);
+            out
+        }
+    }
+
+    fn check<F: Format>(w: &[F::Item], decoded: &[f32], x: &[f32], k: usize) {
+        let all = run_all(&Product::<F> { w, x, k });
+        all.iter().for_each(|one| assert!(*one == all[0], "instructions give different bits"));
+        near(&all[0], &reference(decoded, x, k), 2e-6);
+        // Each row of the result depends on its token and its row alone.
+        let n = decoded.len() / k;
+        for (m, x) in x.chunks(k).enumerate() {
+            for (i, w) in w.chunks(k * F::ITEMS).enumerate() {
+                let alone = super::super::simd::run(Product::<F> { w, x, k });
+                assert_eq!(alone[0].to_bits(), all[0][m * n + i].to_bits());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Around the tile heights and widths of every set of instructions, and around the vector width.
+        #[test]
+        fn dots_are_right(m in 1usize..15, n in 0usize..11, steps in 0usize..4, rest in 0usize..17, seed: u64) {
+            let k = (16 * steps + rest).max(1);
+            let (x, w) = (numbers(m * k, seed), numbers(n * k, seed ^ 1));
+            check::<Native>(&w, &w, &x, k);
+            for &encoding in Encoding::ALL {
+                let (mut bytes, mut decoded) = (Vec::new(), Vec::new());
+                quant::encode(encoding, &w, &mut bytes).unwrap();
+                quant::decode(encoding, &bytes, &mut decoded);
+                match encoding {
+                    Encoding::F32 => check::<F32>(&bytes, &decoded, &x, k),
+                    Encoding::F16 => check::<F16>(&bytes, &decoded, &x, k),
+                    Encoding::BF16 => check::<Bf16>(&bytes, &decoded, &x, k),
+                }
+            }
+        }
+    }
 }

@@ -58,3 +58,62 @@ fn some_rows(w: &[StoredRows<'_>], x: &[f32], k: usize, bias: Option<&[f32]>, fi
 fn dots<F: Format<Item = u8>>(rows: StoredRows<'_>, x: &[f32], k: usize, out: &mut [&mut [f32]]) {
     run(Dot::<F> { w: rows.bytes, x, k, out });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::tests::{near, numbers};
+    use super::*;
+    use diffulex_compiler::quant;
+
+    #[test]
+    fn pieces_biases_and_threads() {
+        for (m, n, k) in [(1, 1, 1), (3, 700, 130), (33, 257, 65), (4, 4096, 64)] {
+            let (x, w, bias) = (numbers(m * k, 1), numbers(n * k, 2), numbers(n, 3));
+            let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+            let row = |x| w.chunks(k).zip(&bias).map(move |(w, b)| dot(x, w) + f64::from(*b));
+            let expected: Vec<f64> = x.chunks(k).flat_map(row).collect();
+            let mut bytes = Vec::new();
+            quant::encode(Encoding::F32, &w, &mut bytes).unwrap();
+            let all = StoredRows { encoding: Encoding::F32, columns: k, bytes: &bytes };
+            let cut = [all.range(0, n / 3), all.range(n / 3, n / 3), all.range(n / 3, n)];
+            let mut first = vec![f32::NAN; m * n];
+            linear(&[all], &x, k, Some(&bias), &mut first);
+            near(&first, &expected, 2e-6);
+            for threads in [1, 2, 3, 5] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                let mut out = vec![f32::NAN; m * n];
+                pool.install(|| linear(&cut, &x, k, Some(&bias), &mut out));
+                assert!(out == first, "{m} x {n} x {k} on {threads} threads");
+            }
+        }
+    }
+
+    #[test]
+    fn no_tokens_or_no_rows_are_no_trouble() {
+        let none = StoredRows { encoding: Encoding::BF16, columns: 4, bytes: &[] };
+        linear(&[none], &[1.0; 8], 4, None, &mut []);
+        linear(&[none], &[], 4, None, &mut []);
+    }
+
+    #[test]
+    fn infinities_are_found() {
+        let numbers = [1.0, -2.0, 65504.0, 0.0, 1e-7, 3.0];
+        for &encoding in Encoding::ALL {
+            let mut bytes = Vec::new();
+            quant::encode(encoding, &numbers, &mut bytes).unwrap();
+            let first_not_finite = |bytes: &[u8]| StoredRows { encoding, columns: 3, bytes }.first_not_finite();
+            assert_eq!(first_not_finite(&bytes), None);
+            let width = encoding.row_bytes(1);
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let stored = match encoding {
+                    Encoding::F32 => bad.to_le_bytes().to_vec(),
+                    Encoding::F16 => half::f16::from_f32(bad).to_le_bytes().to_vec(),
+                    Encoding::BF16 => half::bf16::from_f32(bad).to_le_bytes().to_vec(),
+                };
+                let mut bytes = bytes.clone();
+                bytes[4 * width..5 * width].copy_from_slice(&stored);
+                assert_eq!(first_not_finite(&bytes), Some((1, 1)));
+            }
+        }
+    }
+}

@@ -4,10 +4,10 @@ use diffulex_compiler::ir::DType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::SMALL;
 use super::exp::{exp, sigmoid};
 use super::rows::{Format, Native};
 use super::simd::{Kernel, LANES, Simd, run};
-use super::SMALL;
 
 /// One row in, one row out.
 pub(crate) trait RowFn: Sync {
@@ -199,5 +199,111 @@ impl RowFn for Cast {
             DType::I32 | DType::I64 => f32::trunc,
         };
         out.iter_mut().zip(x).for_each(|(y, &x)| *y = cast(x));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diffulex_compiler::math;
+    use proptest::prelude::*;
+
+    use super::super::simd::tests::{near, numbers, run_all};
+    use super::*;
+
+    /// [`Rows`] with a result of its own.
+    struct Whole<'a, F>(&'a F, &'a [f32], usize, usize);
+
+    impl<F> Clone for Whole<'_, F> {
+        fn clone(&self) -> Self {
+            Whole(self.0, self.1, self.2, self.3)
+        }
+    }
+
+    impl<F: RowFn> Kernel for Whole<'_, F> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+            let Whole(f, x, from, to) = self;
+            let mut out = vec![f32::NAN; x.len() / from * to];
+            Rows { f, x, from, out: &mut out, to, first: 0 }.run(simd);
+            out
+        }
+    }
+
+    /// Compares all sets of instructions, and several threads, with `reference`.
+    fn check<F: RowFn>(f: &F, x: &[f32], from: usize, to: usize, reference: impl Fn(usize, &[f64]) -> Vec<f64>) {
+        let wide: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+        let expected: Vec<f64> = wide.chunks(from).enumerate().flat_map(|(i, row)| reference(i, row)).collect();
+        let all = run_all(&Whole(f, x, from, to));
+        all.iter().for_each(|one| assert!(*one == all[0], "instructions give different bits"));
+        near(&all[0], &expected, 1e-6);
+        let mut out = vec![f32::NAN; all[0].len()];
+        each_row(f, x, from, &mut out, to);
+        assert!(out == all[0]);
+    }
+
+    fn silu(x: f64) -> f64 {
+        x / (1.0 + math::exp(-x))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn rows_are_right(rows in 1usize..7, half in 1usize..40, scale in 0.1f32..20.0, seed: u64) {
+            let (width, halves) = (half, 2 * half);
+            let x: Vec<f32> = numbers(rows * halves, seed).iter().map(|x| x * scale).collect();
+            let gain = numbers(width, seed ^ 2);
+            let wide = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<f64>>();
+            let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+
+            let eps = 1e-6;
+            check(&RmsNorm { gain: &gain, eps }, &x, width, width, |_, x| {
+                let square = mean(&x.iter().map(|x| x * x).collect::<Vec<_>>()) + f64::from(eps);
+                x.iter().zip(wide(&gain)).map(|(x, w)| x / square.sqrt() * w).collect()
+            });
+            check(&Softmax, &x, width, width, |_, x| {
+                let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = x.iter().map(|x| math::exp(x - max)).sum();
+                x.iter().map(|x| math::exp(x - max) / sum).collect()
+            });
+            check(&Mean, &x, width, 1, |_, x| vec![mean(x)]);
+            check(&Sigmoid, &x, width, width, |_, x| x.iter().map(|x| 1.0 / (1.0 + math::exp(-x))).collect());
+            check(&Silu, &x, width, width, |_, x| x.iter().copied().map(silu).collect());
+            check(&Swiglu, &x, halves, half, |_, x| (0..half).map(|j| silu(x[j]) * x[half + j]).collect());
+            let (cos, sin) = (numbers(3 * halves, seed ^ 3), numbers(3 * halves, seed ^ 4));
+            check(&Rope { cos: &cos, sin: &sin, tokens: 3 }, &x, halves, halves, |i, x| {
+                let (cos, sin) = (wide(&cos[i % 3 * halves..]), wide(&sin[i % 3 * halves..]));
+                let other = |j: usize| if j < half { -x[j + half] } else { x[j - half] };
+                (0..halves).map(|j| x[j] * cos[j] + other(j) * sin[j]).collect()
+            });
+        }
+    }
+
+    #[test]
+    fn casts() {
+        let x = [1.0 + 1.0 / 4096.0, -70000.0, 0.1, -2.7];
+        let cast = |to| {
+            let mut out = [0.0; 4];
+            each_row(&Cast(to), &x, 4, &mut out, 4);
+            out
+        };
+        assert_eq!(cast(DType::F32), x);
+        assert_eq!(cast(DType::F16), [1.0, f32::NEG_INFINITY, 0.099_975_586, -2.699_218_8]);
+        assert_eq!(cast(DType::BF16), [1.0, -70144.0, 0.100_097_656, -2.703_125]);
+        assert_eq!(cast(DType::I64), [1.0, -70000.0, 0.0, -2.0]);
+    }
+
+    #[test]
+    fn many_rows_are_spread_over_threads() {
+        let x = numbers(3000 * 64, 5);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut out = vec![f32::NAN; x.len()];
+            pool.install(|| each_row(&Softmax, &x, 64, &mut out, 64));
+            out
+        };
+        assert!(run(1) == run(3));
     }
 }

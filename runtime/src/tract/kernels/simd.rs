@@ -143,9 +143,8 @@ mod x86 {
     impl Avx2 {
         /// The token, if the processor has the instructions.
         pub(super) fn new() -> Option<Avx2> {
-            let all = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
+            let all =
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             all.then_some(Avx2(()))
         }
     }
@@ -301,21 +300,79 @@ mod x86 {
     }
 }
 
-/// Runs `kernel` with every set of instructions that this processor has, plain Rust last.
 #[cfg(test)]
-pub(crate) fn run_all<K: Kernel + Clone>(kernel: &K) -> Vec<K::Output> {
-    let mut all = Vec::new();
-    #[cfg(target_arch = "x86_64")]
-    {
-        if let Some(simd) = x86::Avx512::new() {
-            // SAFETY: the token says that the processor has the instructions.
-            all.push(unsafe { x86::with_avx512(kernel.clone(), simd) });
+pub(crate) mod tests {
+    use super::*;
+
+    /// Runs `kernel` with every set of instructions that this processor has, plain Rust last.
+    pub(crate) fn run_all<K: Kernel + Clone>(kernel: &K) -> Vec<K::Output> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(simd) = x86::Avx512::new() {
+                // SAFETY: the token says that the processor has the instructions.
+                all.push(unsafe { x86::with_avx512(kernel.clone(), simd) });
+            }
+            if let Some(simd) = x86::Avx2::new() {
+                // SAFETY: as above.
+                all.push(unsafe { x86::with_avx2(kernel.clone(), simd) });
+            }
         }
-        if let Some(simd) = x86::Avx2::new() {
-            // SAFETY: as above.
-            all.push(unsafe { x86::with_avx2(kernel.clone(), simd) });
+        all.push(kernel.clone().run(Plain));
+        all
+    }
+
+    /// Numbers between −1 and 1 that look random.
+    pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mix = |i: usize| (i as u64 + 1).wrapping_mul(seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        (0..count).map(|i| (mix(i).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+    }
+
+    /// Panics unless `got` is within `limit` of `expected`, relative to the largest of both.
+    pub(crate) fn near(got: &[f32], expected: &[f64], limit: f64) {
+        assert_eq!(got.len(), expected.len());
+        let largest = expected.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+        for (i, (a, b)) in got.iter().zip(expected).enumerate() {
+            let off = (f64::from(*a) - b).abs() / largest;
+            assert!(off <= limit, "number {i}: {a} is not {b}, off by {off}");
         }
     }
-    all.push(kernel.clone().run(Plain));
-    all
+
+    /// All ways to load, and the order of a sum.
+    #[derive(Clone)]
+    struct Lanes([f32; LANES], [u8; 4 * LANES]);
+
+    impl Kernel for Lanes {
+        type Output = ([[f32; LANES]; 5], f32);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let half: &[u8; 2 * LANES] = self.1.first_chunk().unwrap();
+            let x = simd.load(&self.0);
+            let all =
+                [simd.load_f32(&self.1), simd.load_f16(half), simd.load_bf16(half), simd.fma(x, x, simd.splat(0.3)), x];
+            let store = |x| {
+                let mut out = [0.0; LANES];
+                simd.store(x, &mut out);
+                out
+            };
+            (all.map(store), simd.sum(x))
+        }
+    }
+
+    #[test]
+    fn every_set_of_instructions_gives_the_same_bits() {
+        for seed in 0..200 {
+            let x: [f32; LANES] = numbers(LANES, seed).try_into().unwrap();
+            // Exponents stay small, so that there are no NaNs, which may differ in their payload.
+            let bytes =
+                std::array::from_fn(|i| if i % 2 == 1 { (seed as u8).wrapping_mul(31) & 0xbb } else { (i * 7) as u8 });
+            let all = run_all(&Lanes(x, bytes));
+            all.iter().for_each(|one| assert_eq!(*one, all[0]));
+            let plain = Plain.load_f16(bytes.first_chunk().unwrap());
+            let expected: [f32; LANES] =
+                std::array::from_fn(|i| half::f16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]).to_f32());
+            assert_eq!(plain, expected);
+        }
+    }
 }

@@ -1,0 +1,91 @@
+//! Every way in which a checkpoint can run: the same cases go through all of them.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use diffulex_compiler::checkpoint::Checkpoint;
+use diffulex_compiler::ir::{Encoding, Module, Sizes};
+use diffulex_compiler::passes;
+use diffulex_compiler::quant::Scheme;
+use diffulex_edge::subject::{self, EngineChoice};
+use diffulex_runtime::engine::Engine;
+use diffulex_runtime::executorch;
+use diffulex_runtime::tract::TractEngine;
+use diffulex_targets::{Target, xnnpack};
+
+use crate::reference::Reference;
+
+/// The plain reference, our engine on the checkpoint, our engine on the `.pte` read back, and ExecuTorch on the same
+/// file where it is installed: all for f32 weights, so all must agree.
+pub fn all(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Vec<Box<dyn Engine>> {
+    let pte = pte(checkpoint, max_tokens, max_cache, Encoding::F32);
+    let mut engines: Vec<Box<dyn Engine>> = vec![
+        Box::new(Reference::open(checkpoint, max_tokens, max_cache)),
+        tract(checkpoint, max_tokens, max_cache),
+        subject::artifact(&pte).unwrap().engine(&EngineChoice::Tract).unwrap(),
+    ];
+    engines.extend(executorch(&pte));
+    engines
+}
+
+/// Our engine on the weights of a checkpoint.
+pub fn tract(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Box<dyn Engine> {
+    let checkpoint = Arc::new(Checkpoint::open(checkpoint).unwrap());
+    let wanted = ["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
+    let module = module(&checkpoint, max_tokens, max_cache, &wanted, Encoding::F32);
+    Box::new(TractEngine::new(&module, checkpoint).unwrap())
+}
+
+/// The `.pte` of a checkpoint, in the folder for temporary files of these tests.
+pub fn pte(checkpoint: &Path, max_tokens: usize, max_cache: usize, weights: Encoding) -> PathBuf {
+    let name = checkpoint.to_string_lossy().replace(['/', '.'], "-");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/tmp/pte");
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("{name}-{max_tokens}-{max_cache}-{weights}.pte"));
+    let checkpoint = Checkpoint::open(checkpoint).unwrap();
+    let module = module(&checkpoint, max_tokens, max_cache, Target::Xnnpack.passes(), weights);
+    let legal = Target::Xnnpack.legalize(&module).unwrap();
+    // Tests run side by side and may want the same file: each writes its own and renames it.
+    let own = tempfile::NamedTempFile::new_in(&folder).unwrap();
+    let mut out = BufWriter::new(own.as_file());
+    let (metadata, options) = (xnnpack::Metadata::default(), xnnpack::Options::default());
+    xnnpack::emit(&legal, &checkpoint, &metadata, &options, &mut out, &mut |_, _| {}).unwrap();
+    out.flush().unwrap();
+    drop(out);
+    own.persist(&path).unwrap();
+    path
+}
+
+/// ExecuTorch on a `.pte`. Where it is not installed, says so on the error stream, past the test runner's capture; with
+/// `DIFFULEX_REQUIRE_ENGINES` set, as in CI, that is a failure.
+pub fn executorch(pte: &Path) -> Option<Box<dyn Engine>> {
+    let library = library()?;
+    Some(Box::new(executorch::ExecuTorch::open(pte, &library).unwrap()))
+}
+
+/// The library of the ExecuTorch engine, where `tests/engines/setup.sh` left it.
+pub fn library() -> Option<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    let library = executorch::library_path(&target.join("engines"));
+    if library.exists() {
+        return Some(library);
+    }
+    assert!(std::env::var_os("DIFFULEX_REQUIRE_ENGINES").is_none(), "{} is missing", library.display());
+    let test = std::thread::current().name().unwrap_or("a test").to_string();
+    let told = writeln!(File::options().write(true).open("/dev/stderr").unwrap(), "{}", skipped(&test));
+    told.unwrap();
+    None
+}
+
+fn skipped(test: &str) -> String {
+    format!("SKIPPED in {test}: ExecuTorch is not installed; run tests/engines/setup.sh to have it judge")
+}
+
+fn module(checkpoint: &Checkpoint, t: usize, c: usize, wanted: &[&str], weights: Encoding) -> Module {
+    let decoder = &checkpoint.config().decoder;
+    let module = decoder.import("tiny", Sizes { t, c, r: 0 }, &|name| checkpoint.tensor_type(name)).unwrap();
+    passes::run(module, wanted, &Scheme { weights, keep: vec![] }, &mut |_| {}).unwrap()
+}
