@@ -76,6 +76,19 @@ pub fn kind(path: &Path) -> Result<Kind, Error> {
     }
 }
 
+/// Opens an artifact's folder, a bare artifact or a checkpoint. Recipes are built first: see [`crate::build`].
+///
+/// # Errors
+/// When the path stands for something else, or what it stands for is damaged.
+pub fn open(path: &Path, block: Option<u32>) -> Result<Opened, Error> {
+    match kind(path)? {
+        Kind::Bundle => bundle(path),
+        Kind::Artifact => artifact(path),
+        Kind::Checkpoint => checkpoint(path, block),
+        Kind::Recipe => Err(Error::Usage(format!("{}: a recipe must be built first", path.display()))),
+    }
+}
+
 /// Opens a bare artifact.
 ///
 /// # Errors

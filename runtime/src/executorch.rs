@@ -2,7 +2,7 @@
 //!
 //! `tests/engines/setup.sh executorch` fetches that runtime and compiles `runtime/shim/executorch_shim.cpp` over it; this
 //! file loads the resulting library when somebody asks for the engine. Nothing else depends on it. All `unsafe` of the
-//! adapter is here: [`Api`] says what the shim promises, the rest holds its side of the bargain.
+//! adapter is here: `Api` says what the shim promises, the rest holds its side of the bargain.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::{Path, PathBuf};

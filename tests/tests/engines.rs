@@ -21,7 +21,8 @@ fn check(file: &Path, mut theirs: Session, block: usize) {
         assert!(a.len() == b.len() && worst <= 1e-4 * largest, "{what}: {worst} of {largest}");
     };
     for lengths in [&[1, 1, 2, 4, 3][..], &[32, 4, 4], &[7], &[31, 1, 8]] {
-        (ours.clear(), theirs.clear());
+        ours.clear();
+        theirs.clear();
         let mut from = 0;
         for (i, &length) in lengths.iter().enumerate() {
             let tokens: Vec<u32> = (from..from + length).map(|p| ((p * 37 + i * 11 + 5) % vocab) as u32).collect();

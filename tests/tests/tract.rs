@@ -1,4 +1,5 @@
 //! The tract engine against the interpreter, and against itself.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 #[path = "tract/models.rs"]
 mod models;

@@ -2,6 +2,7 @@
 //!
 //! The judge of a rewriting is the interpreter; the judge of a file is ExecuTorch itself, where
 //! `tests/engines/setup.sh executorch` has installed it.
+#![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;

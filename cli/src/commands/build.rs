@@ -19,11 +19,6 @@ pub(crate) fn run(args: &Build) -> Result<bool, Error> {
         known_stage(pass)?;
     }
     for plan in build::plan(&args.recipe, &options(&args.places))? {
-        let inspects = args.stop_after.is_some() || args.dump_ir.is_some() || args.explain.is_some();
-        if plan.freshness == Freshness::Fresh && !args.force && !inspects {
-            report(args.message_format, &plan, "fresh", None)?;
-            continue;
-        }
         one(&plan, args)?;
     }
     Ok(true)
@@ -39,7 +34,8 @@ pub(crate) fn ensure(recipe: &Path, places: &Places) -> Result<Vec<Plan>, Error>
     Ok(plans)
 }
 
-/// Builds one plan with everything that the flags ask to see.
+/// Takes one plan as far as asked: to the end of a pass, through all of them where only a look at a fresh build is
+/// wanted, or to the written artifact.
 fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
     let mut number = 0;
     let mut see = |event: &Event<'_>| -> Result<(), Error> {
@@ -53,15 +49,23 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
         }
         Ok(())
     };
-    if let Some(stop) = &args.stop_after {
-        let mut failed = Ok(());
-        let module = build::compile(plan, Some(stop), &mut |event| {
-            if failed.is_ok() {
-                failed = see(&event);
+    let fresh = plan.freshness == Freshness::Fresh && !args.force;
+    if args.stop_after.is_some() || fresh {
+        let looks = args.stop_after.is_some() || args.dump_ir.is_some() || args.explain.is_some();
+        if looks {
+            let mut failed = Ok(());
+            let module = build::compile(plan, args.stop_after.as_deref(), &mut |event| {
+                if failed.is_ok() {
+                    failed = see(&event);
+                }
+            });
+            failed?;
+            let module = module.map_err(|e| with_evidence(plan, e))?;
+            if args.stop_after.is_some() {
+                return print(&ir::print(&module));
             }
-        });
-        failed?;
-        return print(&ir::print(&module.map_err(|e| with_evidence(plan, e))?));
+        }
+        return report(args.message_format, plan, "fresh", None);
     }
     let started = std::time::Instant::now();
     write(plan, &mut see)?;
@@ -117,6 +121,7 @@ fn explained(build: &str, pass: &str, notes: &[Note]) -> String {
     let mut order: Vec<String> = Vec::new();
     for Note { place, changed, what } in notes {
         let (layer, local) = split(place);
+        let what = layer.map_or(what.clone(), |layer| what.replace(&format!("layers.{layer}."), "layers.{i}."));
         let said = format!("{} {local}: {what}", if *changed { "done    " } else { "not done" });
         let index = order.iter().position(|o| *o == said).unwrap_or_else(|| {
             order.push(said.clone());

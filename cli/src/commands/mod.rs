@@ -6,9 +6,9 @@ pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod verify;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use diffulex_edge::subject::{self, EngineChoice, Kind, Opened};
+use diffulex_edge::subject::EngineChoice;
 use diffulex_edge::{Error, build as builds};
 use diffulex_runtime::executorch;
 
@@ -50,14 +50,4 @@ fn engine_folders() -> Vec<PathBuf> {
     }
     let program = std::env::current_exe().unwrap_or_default();
     program.ancestors().skip(1).take(2).map(|folder| folder.join("engines")).collect()
-}
-
-/// Opens whatever runs: an artifact's folder, a bare artifact or a checkpoint. Recipes are built first, elsewhere.
-fn open(path: &Path, block: Option<u32>) -> Result<Opened, Error> {
-    match subject::kind(path)? {
-        Kind::Bundle => subject::bundle(path),
-        Kind::Artifact => subject::artifact(path),
-        Kind::Checkpoint => subject::checkpoint(path, block),
-        Kind::Recipe => Err(Error::Usage(format!("{}: a recipe must be built first", path.display()))),
-    }
 }

@@ -11,7 +11,7 @@ use diffulex_runtime::chat::Message;
 use diffulex_runtime::generate::Trace;
 use serde::Deserialize;
 
-use super::{build, engine, open, verify};
+use super::{build, engine, verify};
 use crate::args::{Run, Sampling};
 use crate::terminal::{note, print};
 
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
                 args.path.display()
             )));
         }
-        _ => Some(open(&args.path, None)?),
+        _ => Some(subject::open(&args.path, None)?),
     };
     let Some(opened) = opened else { return Ok(false) };
     let mut generation = opened.generation.clone().ok_or_else(|| {

@@ -12,7 +12,7 @@ use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_targets::artifact::Manifest;
 use indicatif::HumanBytes;
 
-use super::{open, options};
+use super::options;
 use crate::args::Show;
 use crate::terminal::print;
 
@@ -26,7 +26,7 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
             let modules = plans.iter().map(|plan| build::compile(plan, None, &mut |_| {}));
             modules.map(|m| Ok(ir::print(&m?))).collect::<Result<Vec<String>, Error>>()?.join("\n")
         }
-        (_, true) => ir::print(&open(&args.path, None)?.module),
+        (_, true) => ir::print(&subject::open(&args.path, None)?.module),
         (_, false) => described(&kind, &args.path)?,
     };
     print(&text)?;
@@ -45,7 +45,7 @@ fn values(recipe: &recipe::Recipe) -> String {
 }
 
 fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
-    let opened = open(path, None)?;
+    let opened = subject::open(path, None)?;
     let mut text = format!("{}\n\n", opened.name);
     if *kind == Kind::Bundle {
         let manifest = Manifest::read(path)?;

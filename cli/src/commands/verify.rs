@@ -4,7 +4,7 @@ use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, verify};
 use diffulex_runtime::verify::Check;
 
-use super::{build, engine, open};
+use super::{build, engine};
 use crate::args::{EngineName, MessageFormat, Verify};
 use crate::terminal::{note, print, steps_bar};
 
@@ -39,7 +39,7 @@ fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
         }
         return Ok(());
     }
-    let opened = open(&args.path, args.block)?;
+    let opened = subject::open(&args.path, args.block)?;
     if subject::kind(&args.path)? == Kind::Bundle {
         verify::structure(&args.path, &mut |check| verdict.add(&check))?;
     }

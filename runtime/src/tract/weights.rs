@@ -1,6 +1,7 @@
 //! Weights as the ops read them: rows of the mapped file where the expression allows it, owned bytes where not.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -236,12 +237,15 @@ impl Memo {
         compute: impl FnOnce(&mut Vec<f32>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.contains_key(&i) {
-            let mut row = Vec::new();
-            compute(&mut row)?;
-            known.insert(i, row.into());
-        }
-        out.extend_from_slice(&known[&i]);
+        let row = match known.entry(i) {
+            Entry::Occupied(row) => row.into_mut(),
+            Entry::Vacant(place) => {
+                let mut row = Vec::new();
+                compute(&mut row)?;
+                place.insert(row.into())
+            }
+        };
+        out.extend_from_slice(row);
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Proving that something runs as its source does.
 //!
-//! * [`reference`]: logits and hidden states that somebody recorded, case by case;
+//! * [`mod@reference`]: logits and hidden states that somebody recorded, case by case;
 //! * [`trajectories`]: recorded generation runs, pass by pass and token by token;
 //! * [`numbers`]: two engines on the same tokens: errors, divergence, agreement, and the first layer that departs;
 //! * [`replies`]: greedy generation of two engines, token by token.
