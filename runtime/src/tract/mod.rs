@@ -152,7 +152,8 @@ impl Engine for TractEngine {
         for (symbol, size) in self.symbols.iter().zip([sizes.t, sizes.c, sizes.r]) {
             state.turn_state.resolved_symbols.set(symbol, size as i64);
         }
-        let ran = self.loan.during(input.cache, input.cached, || state.run(values));
+        // On a thread of the pool, so that no op has to hand its work over and wait.
+        let ran = rayon::scope(|_| self.loan.during(input.cache, input.cached, || state.run(values)));
         let outputs = ran.inspect_err(|_| drop(state.reset_turn())).map_err(failed)?;
 
         out.new.resize_with(self.shape.layers, LayerRows::default);

@@ -130,8 +130,10 @@ fn tile<S: Simd, F: Format, const R: usize, const M: usize>(
     }
     for m in 0..M {
         let row = &mut out[m][n..n + R];
-        for r in 0..R {
-            row[r] = simd.sum(sums[m][r]);
+        if let Ok(four) = <[S::Vector; 4]>::try_from(&sums[m][..]) {
+            row.copy_from_slice(&simd.sum4(four));
+        } else {
+            row.iter_mut().zip(sums[m]).for_each(|(y, sum)| *y = simd.sum(sum));
         }
     }
 }

@@ -32,6 +32,11 @@ pub(crate) trait Simd: Copy {
     fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// All lanes added: lane `i` to lane `i + 8`, then `i + 4`, then neighbours, then the two that are left.
     fn sum(self, x: Self::Vector) -> f32;
+    /// Four sums at once.
+    #[inline(always)]
+    fn sum4(self, x: [Self::Vector; 4]) -> [f32; 4] {
+        x.map(|x| self.sum(x))
+    }
 }
 
 /// A piece of work for one core.
@@ -218,9 +223,21 @@ mod x86 {
         fn sum(self, x: __m512) -> f32 {
             // SAFETY: as above.
             unsafe {
-                let upper = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(x)));
-                sum8(_mm256_add_ps(_mm512_castps512_ps256(x), upper))
+                let two = _mm_hadd_ps(four(x), four(x));
+                _mm_cvtss_f32(_mm_hadd_ps(two, two))
             }
+        }
+
+        #[inline(always)]
+        fn sum4(self, x: [__m512; 4]) -> [f32; 4] {
+            let mut sums = [0.0; 4];
+            // SAFETY: as above; the array takes the four sums.
+            unsafe {
+                let low = _mm_hadd_ps(four(x[0]), four(x[1]));
+                let high = _mm_hadd_ps(four(x[2]), four(x[3]));
+                _mm_storeu_ps(sums.as_mut_ptr(), _mm_hadd_ps(low, high));
+            }
+            sums
         }
     }
 
@@ -285,18 +302,26 @@ mod x86 {
         #[inline(always)]
         fn sum(self, x: [__m256; 2]) -> f32 {
             // SAFETY: as above.
-            unsafe { sum8(_mm256_add_ps(x[0], x[1])) }
+            unsafe {
+                let two = four256(_mm256_add_ps(x[0], x[1]));
+                let two = _mm_hadd_ps(two, two);
+                _mm_cvtss_f32(_mm_hadd_ps(two, two))
+            }
         }
     }
 
-    /// # Safety
-    /// The processor has AVX2.
+    /// Sixteen lanes added down to four.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq,avx2")]
+    fn four(x: __m512) -> __m128 {
+        four256(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)))
+    }
+
+    /// Eight lanes added down to four.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn sum8(x: __m256) -> f32 {
-        let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-        let two = _mm_hadd_ps(four, four);
-        _mm_cvtss_f32(_mm_hadd_ps(two, two))
+    fn four256(x: __m256) -> __m128 {
+        _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
     }
 }
 
