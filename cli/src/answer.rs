@@ -29,7 +29,7 @@ impl Model {
         // A reply never asks for more than the cache holds; a longer one could not even begin.
         let room = engine.shape().max_cache as u32;
         generation.max_tokens = generation.max_tokens.min(room);
-        let algorithm = Algorithm::from(&generation);
+        let algorithm = Algorithm::try_from(&generation)?;
         let session = Session::new(engine, algorithm.attention())?;
         let run = Run { seed: generation.seed, ..Run::default() };
         Ok(Model { session, chat: Chat::open(text)?, algorithm, run })

@@ -82,13 +82,13 @@ pub(crate) struct Build {
     #[arg(long)]
     pub(crate) force: bool,
     /// Print the module after this pass and write no artifact
-    #[arg(long, value_name = "PASS")]
+    #[arg(long, value_name = "PASS", conflicts_with = "message_format")]
     pub(crate) stop_after: Option<String>,
     /// Write the module after every pass to DIR/BUILD/NN-PASS.ir
     #[arg(long, value_name = "DIR")]
     pub(crate) dump_ir: Option<PathBuf>,
     /// Say for every place what this pass did there, or why it did nothing
-    #[arg(long, value_name = "PASS")]
+    #[arg(long, value_name = "PASS", conflicts_with = "message_format")]
     pub(crate) explain: Option<String>,
     /// How to report
     #[arg(long, value_enum, default_value_t)]
@@ -118,7 +118,7 @@ Exit status: 0 all checks passed, 1 a check failed, 2 the verification could not
 
 Examples:
   diffulex-edge verify recipes/demo.toml
-  diffulex-edge verify artifacts/demo-xnnpack-f32 --engine executorch
+  diffulex-edge verify recipes/demo.toml --engine executorch
   diffulex-edge verify model.pte --against checkpoint/
   diffulex-edge verify checkpoint/ --reference logits.safetensors --trajectories runs.json --message-format json")]
 pub(crate) struct Verify {
@@ -172,6 +172,9 @@ pub(crate) struct Run {
     /// Verify before running
     #[arg(long)]
     pub(crate) verify: bool,
+    /// The checkpoint that a bare artifact must equal, for `--verify`
+    #[arg(long, value_name = "DIR", requires = "verify")]
+    pub(crate) against: Option<PathBuf>,
     /// What runs the artifact
     #[arg(long, value_enum, default_value_t)]
     pub(crate) engine: EngineName,

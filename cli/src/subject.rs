@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Encoding, Module, Sizes, WeightSource};
+use diffulex_compiler::ir::{Module, Sizes, WeightSource};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_runtime::engine::Engine;
@@ -41,6 +41,8 @@ pub struct Opened {
     pub source: Arc<dyn WeightSource>,
     /// What a host must know; a bare artifact of another writer may lack it.
     pub generation: Option<Generation>,
+    /// The block length that the model itself states; where it does not, that of `generation` is the family's.
+    pub block: Option<u32>,
     /// The folder with tokenizer and chat template, where there is one.
     pub text: Option<PathBuf>,
     /// The file that an outside engine opens, where there is one.
@@ -97,13 +99,14 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
     let wrong = |error| Error::Read { file: file.into(), error };
     let mapped = File::open(file).map_err(Error::io(file))?;
     let read = xnnpack::read(&mapped).map_err(wrong)?;
-    let module = raise::raise(&read.module, read.source.as_ref())
-        .map_err(|e| Error::Usage(format!("{}: bug[raise] {e}", file.display())))?;
+    let module = raise::raise(&read.module, read.source.as_ref())?;
+    let block = read.generation.as_ref().map(|g| g.block);
     Ok(Opened {
         name: read.module.name.clone(),
         module,
         source: read.source,
         generation: read.generation,
+        block,
         text: None,
         artifact: Some(file.into()),
     })
@@ -122,11 +125,19 @@ pub fn bundle(folder: &Path) -> Result<Opened, Error> {
         Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| Error::Usage(format!("{}: {e}", file.display())))?),
         Err(_) => opened.generation,
     };
-    Ok(Opened { name: manifest.name, generation, text, ..opened })
+    Ok(Opened {
+        name: manifest.name,
+        block: generation.as_ref().map(|g: &Generation| g.block),
+        generation,
+        text,
+        ..opened
+    })
 }
 
 /// Tokens one step of a checkpoint takes at most.
 const CHECKPOINT_STEP: usize = 1024;
+/// Cached positions of a checkpoint at most, where config.json knows no bound; caches grow as they are filled.
+const CHECKPOINT_CACHE: usize = 1 << 20;
 
 /// Opens a checkpoint, fused but with its weights as they are: the source that artifacts are compared with.
 ///
@@ -137,18 +148,18 @@ pub fn checkpoint(folder: &Path, block: Option<u32>) -> Result<Opened, Error> {
     let config = checkpoint.config();
     let name = folder.file_name().map_or("checkpoint".into(), |n| n.to_string_lossy().into_owned());
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let bounds = Sizes { t: CHECKPOINT_STEP, c: config.max_positions as usize, r: 0 };
+    let bounds = Sizes { t: CHECKPOINT_STEP, c: (config.max_positions as usize).min(CHECKPOINT_CACHE), r: 0 };
     let imported = config.decoder.import(&name, bounds, &|name| checkpoint.tensor_type(name))?;
     // Only passes that leave every number as it is.
     let exact = ["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
-    let unused = Scheme { weights: Encoding::F32, keep: vec![] };
-    let module = passes::run(imported, &exact, &unused, &mut |_| {}).map_err(Box::new)?;
+    let module = passes::run(imported, &exact, &Scheme::F32, &mut |_| {}).map_err(Box::new)?;
     let generation = match checkpoint.mask_id() {
         Ok(mask) => Some(Generation::defaults(config.family, block.or(config.block), mask, config.end_ids.clone())),
         Err(_) => None,
     };
     let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
-    Ok(Opened { name, module, source: checkpoint, generation, text, artifact: None })
+    let block = block.or(config.block);
+    Ok(Opened { name, module, source: checkpoint.clone(), generation, block, text, artifact: None })
 }
 
 impl Opened {

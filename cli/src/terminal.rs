@@ -26,6 +26,14 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("standard output"))
 }
 
+/// Prints text whose reader may go away: work that is done counts all the same.
+pub(crate) fn say(text: &str) -> Result<(), Error> {
+    match print(text) {
+        Err(Error::Io { error, .. }) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
+}
+
 /// A bar for `total` bytes, drawn only on a terminal.
 pub(crate) fn bytes_bar(name: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");

@@ -7,7 +7,8 @@ use diffulex_runtime::chat::{Chat, Message, Variables};
 use diffulex_runtime::generate::Algorithm;
 use diffulex_runtime::session::{Attention, Session};
 use diffulex_runtime::tract::TractEngine;
-use diffulex_runtime::verify::{Check, Limits, numbers, reference, replies, trajectories};
+use diffulex_runtime::verify::trajectories::{self, Trajectory};
+use diffulex_runtime::verify::{Check, Limits, numbers, reference, replies};
 use diffulex_targets::artifact::Manifest;
 
 use crate::Error;
@@ -76,10 +77,12 @@ pub fn artifact(
             report(Check::Numbers(numbers::compare(&mut tract, &mut other, &name, tokens, Limits::same_weights())?));
         }
     }
-    let greedy = Generation { temperature: 0.0, max_tokens: REPLY as u32, ..generation };
+    let greedy = Generation { temperature: 0.0, ..generation };
     for (name, tokens) in &prompts {
-        if tokens.len() + REPLY <= other.shape().max_cache {
-            let algorithm = Algorithm::from(&greedy);
+        let room = other.shape().max_cache.saturating_sub(tokens.len());
+        if room > 0 {
+            let greedy = Generation { max_tokens: REPLY.min(room) as u32, ..greedy.clone() };
+            let algorithm = Algorithm::try_from(&greedy)?;
             report(replies::compare(&mut ours, &mut other, name, &algorithm, tokens, limits)?);
         }
     }
@@ -99,15 +102,19 @@ pub fn recordings(
     report: &mut Report<'_>,
 ) -> Result<(), Error> {
     let limits = Limits::of(&opened.module);
+    let runs = runs.iter().map(|file| trajectories::read(file.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    let block =
+        block.or(opened.block).or_else(|| recorded_block(&runs)).or(opened.generation.as_ref().map(|g| g.block));
     for file in references {
         let cases = reference::read(file.as_ref())?;
-        let block = block.or(opened.generation.as_ref().map(|g| g.block)).ok_or_else(|| {
+        let block = block.ok_or_else(|| {
             Error::Usage(format!("{} does not say its block length: give it with `--block`", opened.name))
         })?;
-        let named = cases.iter().any(|c| !c.hidden.is_empty()) && opened.artifact.is_none();
         let engine = match engine {
-            EngineChoice::Tract if named => {
-                Box::new(TractEngine::with_taps(&opened.module, opened.source.clone(), &taps(opened))?)
+            // Only our engine shows what is inside, and only what was imported has the names of the parts.
+            EngineChoice::Tract if opened.artifact.is_none() => {
+                let taps = reference::taps(&opened.module);
+                Box::new(TractEngine::with_taps(&opened.module, opened.source.clone(), &taps)?)
             }
             _ => opened.engine(engine)?,
         };
@@ -115,23 +122,30 @@ pub fn recordings(
         for case in &cases {
             let largest = case.logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             // A checkpoint is its own source, and so is an f32 artifact; other encodings may differ by their own limit.
-            let limit = if limits.exact || opened.artifact.is_none() {
-                reference::LOGITS_LIMIT
-            } else {
-                limits.max_error * largest
+            let limit = match limits.exact || opened.artifact.is_none() {
+                true => reference::LOGITS_LIMIT,
+                false => limits.max_error * largest,
             };
             report(reference::check(&mut session, case, limit)?);
         }
     }
-    for file in runs {
-        let trajectories = trajectories::read(file.as_ref())?;
-        let attention = trajectories[0].algorithm.attention();
-        let mut session = Session::new(opened.engine(engine)?, attention)?;
-        for trajectory in &trajectories {
+    for trajectories in &runs {
+        let mut session = Session::new(opened.engine(engine)?, trajectories[0].algorithm.attention())?;
+        for trajectory in trajectories {
             report(trajectories::check(&mut session, trajectory)?);
         }
     }
     Ok(())
+}
+
+/// The one block length that all recorded runs share.
+fn recorded_block(files: &[Vec<Trajectory>]) -> Option<u32> {
+    let mut blocks = files.iter().flatten().map(|t| match t.algorithm.attention() {
+        Attention::BlockCausal(block) => Some(block as u32),
+        Attention::Full => None,
+    });
+    let first = blocks.next()??;
+    blocks.all(|block| block == Some(first)).then_some(first)
 }
 
 /// Prompts as token ids: in chat form where the model has a template, random ids where there is no tokenizer.
@@ -173,21 +187,6 @@ fn mix(x: u64) -> u64 {
     x ^ (x >> 33)
 }
 
-/// Hidden states as recordings name them, and the nodes that compute them.
-fn taps(opened: &Opened) -> Vec<(String, diffulex_compiler::ir::NodeId)> {
-    let layers = opened.module.cache.layers;
-    let mut wanted = vec![("hidden.embed".to_string(), None, "x"), ("hidden.final_norm".to_string(), None, "x.norm")];
-    for layer in 0..layers {
-        wanted.push((format!("hidden.layer{layer}"), Some(layer), "x"));
-        wanted.push((format!("layer{layer}.attn_out"), Some(layer), "attn"));
-        wanted.push((format!("layer{layer}.mlp_out"), Some(layer), "down"));
-    }
-    let find = |layer: Option<u32>, name: &str| {
-        opened.module.iter().find(|(_, n)| n.layer == layer && n.name == name).map(|(id, _)| id)
-    };
-    wanted.into_iter().filter_map(|(name, layer, node)| Some((name, find(layer, node)?))).collect()
-}
-
 fn no_facts(name: &str) -> String {
     format!("{name}: no mask token is known, so there is nothing to compare with; see `show {name}`")
 }
@@ -200,14 +199,15 @@ fn no_facts(name: &str) -> String {
 pub fn checkpoint_of(folder: &Path, models: Option<&Path>) -> Result<Option<PathBuf>, Error> {
     let manifest = Manifest::read(folder)?;
     let Some(written) = manifest.recipe.get("model.checkpoint") else { return Ok(None) };
-    let written = written.trim_matches('"');
-    let places = [Some(PathBuf::from(written)), models.map(|m| m.join(written))];
-    let same = |place: &PathBuf| {
-        let mut digests = Digests::open(folder.parent().unwrap_or(folder));
-        manifest
-            .checkpoint
-            .iter()
-            .all(|(name, digest)| digests.of(&place.join(name)).is_ok_and(|found| found == *digest))
+    let written: String = serde_json::from_str(written).unwrap_or_else(|_| written.clone());
+    let mut digests = Digests::open(folder.parent().unwrap_or(folder));
+    let mut same = |place: &PathBuf| {
+        let equal =
+            |(name, digest): (&String, &String)| digests.of(&place.join(name)).is_ok_and(|found| found == *digest);
+        !manifest.checkpoint.is_empty() && manifest.checkpoint.iter().all(equal)
     };
-    Ok(places.into_iter().flatten().find(same))
+    let mut places = [Some(PathBuf::from(&written)), models.map(|m| m.join(&written))].into_iter().flatten();
+    let found = places.find(|place| same(place));
+    digests.save();
+    Ok(found)
 }

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -120,14 +121,7 @@ impl Bundle {
         if folder.exists() && !folder.join(MANIFEST).exists() {
             return Err(ArtifactError::InTheWay { path: folder.into() });
         }
-        let lock_path = beside(folder, "lock");
-        let lock = File::create(&lock_path).map_err(io_error(&lock_path))?;
-        if let Err(error) = lock.try_lock() {
-            return Err(match error {
-                fs::TryLockError::WouldBlock => ArtifactError::Busy { path: folder.into() },
-                fs::TryLockError::Error(error) => ArtifactError::Io { path: lock_path, error },
-            });
-        }
+        let lock = lock(folder)?;
         let hidden = beside(folder, "building");
         if hidden.exists() {
             fs::remove_dir_all(&hidden).map_err(io_error(&hidden))?;
@@ -232,6 +226,24 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes the lock of an artifact. Its file is removed when the build ends, so one that was opened before and locked
+/// after that is nobody's: then it is tried again.
+fn lock(folder: &Path) -> Result<File, ArtifactError> {
+    let path = beside(folder, "lock");
+    loop {
+        let file = File::create(&path).map_err(io_error(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(ArtifactError::Busy { path: folder.into() }),
+            Err(fs::TryLockError::Error(error)) => return Err(ArtifactError::Io { path, error }),
+        }
+        let own = file.metadata().map_err(io_error(&path))?;
+        if fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
+            return Ok(file);
+        }
     }
 }
 

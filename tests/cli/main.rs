@@ -157,7 +157,7 @@ fn the_ir_can_be_looked_at_everywhere() {
         "explain",
         &place.run("build tiny.toml --only f16 --explain fold-scale").ok().out.replace(" in 0.0 s", ""),
     );
-    place.run("build tiny.toml --stop-after fuse-kqv").failed(1, &["no pass `fuse-kqv`", "fuse-qkv"]);
+    place.run("build tiny.toml --stop-after fuse-kqv").failed(1, &["does not go through `fuse-kqv`", "fuse-qkv"]);
     let shown = place.run("show artifacts/tiny-xnnpack-f16 --ir").ok().out;
     assert!(shown.contains("= attention ") && shown.contains("layers.{i} for i in 0..3"), "{shown}");
 }
@@ -270,7 +270,7 @@ fn mistakes_are_told_with_their_place() {
         &place.run("build tiny.toml --set shape.cahce=64 --set matrix.quant=[]").failed(1, &[]).err,
     );
     let other = Place::with("quant = [\"f16\"]\n\n[quant.f16]\nkeep = { f32 = [\"lm_haed\"] }");
-    other.run("build tiny.toml").failed(1, &["quant::keep", "`lm_haed` names no weight"]);
+    other.run("build tiny.toml").failed(1, &["quant::keep", "`lm_haed` names no matrix"]);
     let longer = Place::new();
     longer.run("build tiny.toml --set shape.cache=1024").failed(1, &["shape::cache", "the model knows 512 positions"]);
     longer.run("build tiny.toml --set shape.block=8").failed(1, &["shape::block", "write `block = 4`"]);

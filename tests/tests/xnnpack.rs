@@ -777,16 +777,6 @@ fn renumbered(node: &Node, from: &Module, to: &Module) -> Node {
 
 // --- ExecuTorch -------------------------------------------------------------------------------------------------------
 
-/// The adapter's library, where `tests/engines/setup.sh executorch` has put it.
-fn executorch() -> Option<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "../target".into(), PathBuf::from);
-    let library = target.join("engines/libdiffulex_executorch.so");
-    if !library.exists() {
-        eprintln!("skipped: there is no {}; `tests/engines/setup.sh executorch` builds it", library.display());
-    }
-    library.exists().then_some(library)
-}
-
 /// One step on ExecuTorch, as the interpreter would give it.
 fn step(engine: &mut ExecuTorch, model: Model, given: &Inputs) -> Outputs {
     let ids = |name: &str| given.values[name].data.iter().map(|&id| id as u32).collect::<Vec<u32>>();
@@ -821,7 +811,7 @@ fn step(engine: &mut ExecuTorch, model: Model, given: &Inputs) -> Outputs {
 
 #[test]
 fn executorch_computes_the_same() {
-    let Some(library) = executorch() else { return };
+    let Some(library) = diffulex_tests::engines::library() else { return };
     let folder = tempfile::tempdir().unwrap();
     for (i, model) in models().into_iter().enumerate() {
         let (source, numbers) = (module(model), Numbers::random(model, i as u64));
@@ -839,7 +829,7 @@ fn executorch_computes_the_same() {
 
 #[test]
 fn executorch_finds_the_metadata() {
-    let Some(library) = executorch() else { return };
+    let Some(library) = diffulex_tests::engines::library() else { return };
     let folder = tempfile::tempdir().unwrap();
     let legal = legalize(&module(SMALL)).unwrap();
     let path = folder.path().join("small.pte");

@@ -1,11 +1,11 @@
 //! Making one artifact: import, passes, legal for the target, bytes; then the folder around it.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Module, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
+use diffulex_compiler::quant;
 use diffulex_compiler::recipe::{Diagnostic, Diagnostics, Target as RecipeTarget};
 use diffulex_targets::artifact::{self, Manifest};
 use diffulex_targets::{Refusal, Target, xnnpack};
@@ -39,15 +39,20 @@ pub enum Event<'a> {
 /// When the target refuses something, pointing into the recipe, or a pass makes a wrong module.
 pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Event<'_>)) -> Result<Module, Error> {
     let target = target(plan);
+    if let Some(stage) = stop_after {
+        known_stage(plan, stage)?;
+    }
     let module = import(plan)?;
     observe(Event::Stage { name: "import", module: &module, notes: &[] });
     if stop_after == Some("import") {
         return Ok(module);
     }
-    let wanted = target.passes();
-    let last = stop_after.and_then(|name| wanted.iter().position(|w| *w == name)).map(|at| at + 1);
+    let order = |name: &str| passes::PASSES.iter().position(|p| p.name == name);
+    let last = stop_after.and_then(order);
+    let in_reach = |name: &&str| last.is_none_or(|last| order(name).is_some_and(|at| at <= last));
+    let wanted: Vec<&str> = target.passes().iter().copied().filter(in_reach).collect();
     let scheme = plan.build.quant.scheme();
-    let module = passes::run(module, &wanted[..last.unwrap_or(wanted.len())], &scheme, &mut |step| {
+    let module = passes::run(module, &wanted, &scheme, &mut |step| {
         observe(Event::Stage { name: step.pass.name, module: step.module, notes: step.notes });
     })
     .map_err(Box::new)?;
@@ -58,6 +63,24 @@ pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Ev
     let module = target.legalize(&module).map_err(|refusal| refused(plan, &module, &refusal))?;
     observe(Event::Stage { name: "legal", module: &module, notes: &[] });
     Ok(module)
+}
+
+/// Refuses a stage that a build does not go through.
+///
+/// # Errors
+/// Names the stages that it has.
+pub fn known_stage(plan: &Plan, stage: &str) -> Result<(), Error> {
+    let wanted = target(plan).passes();
+    let passes = passes::PASSES.iter().map(|p| p.name).filter(|name| wanted.contains(name));
+    let stages: Vec<&str> = ["import"].into_iter().chain(passes).chain(["legal"]).collect();
+    match stages.contains(&stage) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!(
+            "build {} does not go through `{stage}`; its stages are {}",
+            plan.build.name,
+            stages.join(", ")
+        ))),
+    }
 }
 
 /// Builds the artifact's folder. What was there before stays valid until the last file is in place.
@@ -128,11 +151,12 @@ fn generation_json(generation: &Generation) -> String {
     serde_json::to_string_pretty(generation).unwrap_or_default() + "\n"
 }
 
-/// A pattern of `keep` that names no weight is a slip of the pen, not a wish.
+/// A pattern of `keep` that names no matrix is a slip of the pen, not a wish; vectors are always f32.
 fn unmatched_patterns(plan: &Plan, module: &Module) -> Result<(), Diagnostics> {
-    let matches = |pattern: &str| module.weights.iter().any(|w| diffulex_compiler::quant::matches(pattern, &w.name));
+    let matrices = || module.weights.iter().filter(|w| w.ty.shape.len() > 1);
+    let matches = |pattern: &str| matrices().any(|w| quant::matches(pattern, &w.name));
     let wrong = plan.build.quant.keep.iter().filter(|(_, pattern)| !matches(pattern)).map(|(_, pattern)| {
-        let message = format!("`{}` names no weight of build {}", pattern.value, plan.build.name);
+        let message = format!("`{}` names no matrix of build {}", pattern.value, plan.build.name);
         let help = format!("`build --only {} --stop-after quantize` prints the names", plan.build.name);
         Diagnostic::refusal("quant::keep", message).label(&pattern.origin, "matches nothing").help(help)
     });
@@ -172,12 +196,4 @@ fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
 fn described(module: &Module, place: &str) -> String {
     let weight = place.strip_prefix('@').and_then(|name| module.weight_id(name)).map(|id| module.weight(id));
     weight.map_or(place.to_string(), |w| format!("`{}`, {}", w.name, w.ty))
-}
-
-/// The path of the artifact inside a plan's folder.
-impl Plan {
-    /// Where the artifact itself lies.
-    pub fn artifact(&self) -> PathBuf {
-        self.folder.join(artifact_name(self))
-    }
 }

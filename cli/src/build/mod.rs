@@ -11,5 +11,5 @@ mod plan;
 
 pub(crate) use digests::Digests;
 pub use freshness::Freshness;
-pub use job::{Event, compile, run};
+pub use job::{Event, compile, known_stage, run};
 pub use plan::{Options, Plan, plan};

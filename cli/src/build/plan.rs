@@ -11,6 +11,7 @@ use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Recipe};
 
 use super::digests::Digests;
 use super::freshness::{self, Freshness};
+use super::job;
 use crate::Error;
 
 /// Where to look and what to take.
@@ -155,6 +156,11 @@ fn inputs(checkpoint: &Checkpoint, digests: &mut Digests) -> Result<BTreeMap<Str
 }
 
 impl Plan {
+    /// Where the artifact itself lies.
+    pub fn artifact(&self) -> PathBuf {
+        self.folder.join(job::artifact_name(self))
+    }
+
     /// Files of a checkpoint that go into an artifact's folder as they are, where they exist.
     pub const TEXT_FILES: [&str; 5] = [
         "tokenizer.json",

@@ -10,28 +10,27 @@ use diffulex_edge::build::{self, Event, Freshness, Plan};
 use indicatif::ProgressBar;
 
 use super::options;
-use crate::args::{Build, MessageFormat, Places};
-use crate::terminal::{bytes_bar, note, print};
+use crate::args::{Build, MessageFormat};
+use crate::terminal::{bytes_bar, note, print, say};
 
 /// Runs the command.
 pub(crate) fn run(args: &Build) -> Result<bool, Error> {
-    for pass in args.stop_after.iter().chain(&args.explain) {
-        known_stage(pass)?;
-    }
     for plan in build::plan(&args.recipe, &options(&args.places))? {
+        for stage in args.stop_after.iter().chain(&args.explain) {
+            build::known_stage(&plan, stage)?;
+        }
         one(&plan, args)?;
     }
     Ok(true)
 }
 
-/// Builds what is stale and gives the plans; used by the commands that build on the way.
-pub(crate) fn ensure(recipe: &Path, places: &Places) -> Result<Vec<Plan>, Error> {
-    let plans = build::plan(recipe, &options(places))?;
+/// Builds what is stale, for the commands that need artifacts.
+pub(crate) fn ensure(plans: &[Plan]) -> Result<(), Error> {
     for plan in plans.iter().filter(|p| p.freshness != Freshness::Fresh) {
         note(&format!("building {} ({})", plan.build.name, plan.freshness));
         write(plan, &mut |_| Ok(()))?;
     }
-    Ok(plans)
+    Ok(())
 }
 
 /// Takes one plan as far as asked: to the end of a pass, through all of them where only a look at a fresh build is
@@ -99,13 +98,13 @@ fn report(format: MessageFormat, plan: &Plan, why: &str, seconds: Option<f64>) -
                 "reason": "build-finished", "name": name, "artifact": path, "fresh": seconds.is_none(),
                 "why": why, "seconds": seconds,
             });
-            print(&format!("{object}\n"))
+            say(&format!("{object}\n"))
         }
-        (MessageFormat::Text, None) => print(&format!("{name}: fresh\n")),
+        (MessageFormat::Text, None) => say(&format!("{name}: fresh\n")),
         (MessageFormat::Text, Some(seconds)) => {
             let bytes = path.metadata().map_or(0, |m| m.len());
             let size = indicatif::HumanBytes(bytes);
-            print(&format!("{name}: built {} ({size}) in {seconds:.1} s; was {why}\n", path.display()))
+            say(&format!("{name}: built {} ({size}) in {seconds:.1} s; was {why}\n", path.display()))
         }
     }
 }
@@ -150,19 +149,10 @@ fn split(place: &str) -> (Option<u32>, String) {
     }
 }
 
-fn known_stage(name: &str) -> Result<(), Error> {
-    let names: Vec<&str> =
-        ["import"].into_iter().chain(passes::PASSES.iter().map(|p| p.name)).chain(["legal"]).collect();
-    match names.contains(&name) {
-        true => Ok(()),
-        false => Err(Error::Usage(format!("there is no pass `{name}`; there are {}", names.join(", ")))),
-    }
-}
-
 /// A wrong pass leaves the modules before and after it beside the artifacts.
 fn with_evidence(plan: &Plan, error: Error) -> Error {
     if let Error::Pass(bug) = &error {
-        let folder = plan.folder.with_extension("bug");
+        let folder = plan.folder.with_file_name(format!("{}.bug", plan.build.name));
         let before = dump(&folder, &format!("{}.before", bug.pass), &bug.before);
         let after = bug.after.as_ref().map(|after| dump(&folder, &format!("{}.after", bug.pass), after));
         if before.is_ok() && after.is_none_or(|done| done.is_ok()) {

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use diffulex_compiler::generation::{Generation, Remasking};
 use diffulex_edge::Error;
 use diffulex_edge::answer::Model;
+use diffulex_edge::build as builds;
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_runtime::chat::Message;
 use diffulex_runtime::generate::Trace;
 use serde::Deserialize;
 
-use super::{build, engine, verify};
+use super::{build, engine, options, verify};
 use crate::args::{Run, Sampling};
 use crate::terminal::{note, print};
 
@@ -19,12 +20,7 @@ use crate::terminal::{note, print};
 pub(crate) fn run(args: &Run) -> Result<bool, Error> {
     let opened = match subject::kind(&args.path)? {
         Kind::Recipe => built(args)?,
-        _ if args.verify => {
-            return Err(Error::Usage(format!(
-                "{}: `--verify` needs a recipe; use the command `verify` for anything else",
-                args.path.display()
-            )));
-        }
+        _ if args.verify && !verify::quietly(&args.path, args.against.as_deref(), &args.places, args.engine)? => None,
         _ => Some(subject::open(&args.path, None)?),
     };
     let Some(opened) = opened else { return Ok(false) };
@@ -45,13 +41,16 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// The first artifact of a recipe, built when stale and verified when asked; nothing when that fails.
+/// The first artifact of a recipe, alone built when stale and verified when asked; nothing when that fails.
 fn built(args: &Run) -> Result<Option<Opened>, Error> {
-    let plans = build::ensure(&args.path, &args.places)?;
-    let Some(plan) = plans.first() else { return Ok(None) };
+    let mut plans = builds::plan(&args.path, &options(&args.places))?;
     if plans.len() > 1 {
-        note(&format!("running {}, the first of {} builds; `--only TEXT` chooses", plan.build.name, plans.len()));
+        let name = &plans[0].build.name;
+        note(&format!("running {name}, the first of {} builds; `--only TEXT` chooses", plans.len()));
     }
+    plans.truncate(1);
+    build::ensure(&plans)?;
+    let Some(plan) = plans.first() else { return Ok(None) };
     if args.verify && !verify::plan(plan, args.engine)? {
         return Ok(None);
     }

@@ -1,92 +1,112 @@
 //! `verify`: checks one by one, a verdict at the end.
 
+use std::path::Path;
+
+use diffulex_edge::build::{self as builds, Plan};
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, verify};
 use diffulex_runtime::verify::Check;
 
-use super::{build, engine};
-use crate::args::{EngineName, MessageFormat, Verify};
-use crate::terminal::{note, print, steps_bar};
+use super::{build, engine, options};
+use crate::args::{EngineName, MessageFormat, Places, Verify};
+use crate::terminal::{note, say, steps_bar};
 
 /// Runs the command.
 pub(crate) fn run(args: &Verify) -> Result<bool, Error> {
     let mut verdict = Verdict::new(args.message_format);
     let done = checks(args, &mut verdict);
-    if let Err(error) = done {
-        verdict.bar.finish_and_clear();
-        return Err(error);
-    }
-    verdict.finish()
+    verdict.finish(done)
 }
 
-/// Verifies the artifacts of a recipe, for `run --verify`.
-pub(crate) fn plan(plan: &diffulex_edge::build::Plan, engine_name: EngineName) -> Result<bool, Error> {
-    let mut verdict = Verdict::new(MessageFormat::Text);
-    verdict.quiet = true;
-    planned(plan, engine_name, &mut verdict)?;
-    verdict.finish()
+/// Verifies one build of a recipe, for `run --verify`: only failures and the verdict are told.
+pub(crate) fn plan(plan: &Plan, engine_name: EngineName) -> Result<bool, Error> {
+    let mut verdict = Verdict::quiet();
+    let done = planned(plan, engine_name, &mut verdict);
+    verdict.finish(done)
+}
+
+/// Verifies an artifact against its checkpoint, for `run --verify`.
+pub(crate) fn quietly(path: &Path, against: Option<&Path>, places: &Places, name: EngineName) -> Result<bool, Error> {
+    let mut verdict = Verdict::quiet();
+    let done = compared(path, against, places, name, &mut verdict);
+    verdict.finish(done)
 }
 
 fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
     let recorded = !args.reference.is_empty() || !args.trajectories.is_empty();
     if subject::kind(&args.path)? == Kind::Recipe {
-        for plan in build::ensure(&args.path, &args.places)? {
-            if recorded {
-                recordings(args, &subject::bundle(&plan.folder)?, verdict)?;
-            } else {
-                planned(&plan, args.engine, verdict)?;
+        let plans = builds::plan(&args.path, &options(&args.places))?;
+        build::ensure(&plans)?;
+        for plan in &plans {
+            match recorded {
+                true => recordings(args, &plan.folder, verdict)?,
+                false => planned(plan, args.engine, verdict)?,
             }
         }
         return Ok(());
     }
-    let opened = subject::open(&args.path, args.block)?;
-    if subject::kind(&args.path)? == Kind::Bundle {
-        verify::structure(&args.path, &mut |check| verdict.add(&check))?;
-    }
-    if recorded {
-        return recordings(args, &opened, verdict);
-    }
-    match (&args.against, &opened.artifact) {
-        (Some(folder), Some(_)) => {
-            let source = subject::checkpoint(folder, args.block)?;
-            verify::artifact(&opened, &source, &engine(args.engine)?, &mut |check| verdict.add(&check))
-        }
-        (None, Some(_)) => match recipe_checkpoint(args)? {
-            Some(source) => verify::artifact(&opened, &source, &engine(args.engine)?, &mut |check| verdict.add(&check)),
-            None => Err(Error::Usage(format!(
-                "{}: give `--against CHECKPOINT` (the folder it was made from), `--reference` or `--trajectories`",
-                args.path.display()
-            ))),
-        },
-        (_, None) => Err(Error::Usage(format!(
-            "{}: a checkpoint is compared with recordings: give `--reference` or `--trajectories`",
-            args.path.display()
-        ))),
+    match recorded {
+        true => recordings(args, &args.path, verdict),
+        false => compared(&args.path, args.against.as_deref(), &args.places, args.engine, verdict),
     }
 }
 
-fn planned(plan: &diffulex_edge::build::Plan, name: EngineName, verdict: &mut Verdict) -> Result<(), Error> {
+/// A build that is known with its checkpoint.
+fn planned(plan: &Plan, name: EngineName, verdict: &mut Verdict) -> Result<(), Error> {
     verdict.heading(&plan.build.name);
-    verify::structure(&plan.folder, &mut |check| verdict.add(&check))?;
-    let artifact = subject::bundle(&plan.folder)?;
+    let Some(artifact) = opened(&plan.folder, None, verdict)? else { return Ok(()) };
     let source = subject::checkpoint(plan.checkpoint.folder(), Some(plan.build.shape.block.value))?;
     verify::artifact(&artifact, &source, &engine(name)?, &mut |check| verdict.add(&check))
 }
 
-fn recordings(args: &Verify, opened: &Opened, verdict: &mut Verdict) -> Result<(), Error> {
-    let engine = engine(args.engine)?;
-    let report = &mut |check: Check| verdict.add(&check);
-    verify::recordings(opened, &engine, args.block, &args.reference, &args.trajectories, report)
+/// An artifact against the checkpoint that is given, or that its manifest names.
+fn compared(
+    path: &Path,
+    against: Option<&Path>,
+    places: &Places,
+    name: EngineName,
+    verdict: &mut Verdict,
+) -> Result<(), Error> {
+    let kind = subject::kind(path)?;
+    if kind == Kind::Checkpoint {
+        return Err(Error::Usage(format!(
+            "{}: a checkpoint is compared with recordings: give `--reference` or `--trajectories`",
+            path.display()
+        )));
+    }
+    let Some(artifact) = opened(path, None, verdict)? else { return Ok(()) };
+    let known = match (against, kind) {
+        (Some(folder), _) => Some(folder.to_path_buf()),
+        (None, Kind::Bundle) => verify::checkpoint_of(path, places.models.as_deref())?,
+        (None, _) => None,
+    };
+    let source = known.ok_or_else(|| {
+        let path = path.display();
+        Error::Usage(format!("{path}: give `--against CHECKPOINT`, the folder it was made from, or recordings"))
+    })?;
+    let source = subject::checkpoint(&source, artifact.block)?;
+    verify::artifact(&artifact, &source, &engine(name)?, &mut |check| verdict.add(&check))
 }
 
-/// The checkpoint that an artifact's manifest names, where it is still at hand.
-fn recipe_checkpoint(args: &Verify) -> Result<Option<Opened>, Error> {
-    if subject::kind(&args.path)? != Kind::Bundle {
-        return Ok(None);
+fn recordings(args: &Verify, path: &Path, verdict: &mut Verdict) -> Result<(), Error> {
+    let Some(opened) = opened(path, args.block, verdict)? else { return Ok(()) };
+    let engine = engine(args.engine)?;
+    let report = &mut |check: Check| verdict.add(&check);
+    verify::recordings(&opened, &engine, args.block, &args.reference, &args.trajectories, report)
+}
+
+/// Opens what is verified, its digests first. A damaged artifact is a failed check, not a failed verification.
+fn opened(path: &Path, block: Option<u32>, verdict: &mut Verdict) -> Result<Option<Opened>, Error> {
+    if subject::kind(path)? == Kind::Bundle {
+        verify::structure(path, &mut |check| verdict.add(&check))?;
     }
-    match verify::checkpoint_of(&args.path, args.places.models.as_deref())? {
-        Some(folder) => subject::checkpoint(&folder, args.block).map(Some),
-        None => Ok(None),
+    match subject::open(path, block) {
+        Err(Error::Read { file, error }) => {
+            let (what, problem) = (file.display().to_string(), Some(error.to_string()));
+            verdict.add(&Check::Structure { what, problem, passed: false });
+            Ok(None)
+        }
+        opened => opened.map(Some),
     }
 }
 
@@ -105,9 +125,13 @@ impl Verdict {
         Verdict { format, bar: steps_bar("verifying"), checks: 0, failed: 0, quiet: false }
     }
 
+    fn quiet() -> Verdict {
+        Verdict { quiet: true, ..Verdict::new(MessageFormat::Text) }
+    }
+
     fn heading(&self, name: &str) {
         if self.format == MessageFormat::Text && !self.quiet {
-            let _ = print(&format!("{name}\n"));
+            let _ = say(&format!("{name}\n"));
         }
     }
 
@@ -123,13 +147,15 @@ impl Verdict {
         self.bar.suspend(|| match self.quiet {
             true if check.passed() => {}
             true => note(&text),
-            // A closed output stream is found again by the verdict.
-            false => _ = print(&format!("{text}\n")),
+            // What cannot be printed is still counted, and the verdict tries again.
+            false => _ = say(&format!("{text}\n")),
         });
     }
 
-    fn finish(self) -> Result<bool, Error> {
+    /// Tells the verdict, unless the verification broke off.
+    fn finish(self, done: Result<(), Error>) -> Result<bool, Error> {
         self.bar.finish_and_clear();
+        done?;
         let passed = self.failed == 0 && self.checks > 0;
         let (checks, failed) = (self.checks, self.failed);
         let text = match (self.format, passed) {
@@ -142,7 +168,7 @@ impl Verdict {
         };
         match self.quiet {
             true => note(&text),
-            false => print(&format!("{text}\n"))?,
+            false => say(&format!("{text}\n"))?,
         }
         Ok(passed)
     }
@@ -156,12 +182,19 @@ fn describe(check: &Check) -> String {
             None => format!("{mark} structure   {what}"),
             Some(problem) => format!("{mark} structure   {what}: {problem}"),
         },
-        Check::Logits { case, rows, max_error, limit, hidden, hidden_limit, .. } => {
+        Check::Logits { case, attention, rows, max_error, limit, hidden, hidden_limit, not_compared, .. } => {
             let worst = hidden.iter().max_by(|a, b| a.1.total_cmp(b.1));
             let hidden = worst.map_or(String::new(), |(name, error)| {
                 format!(", {} hidden states within {error:.1e} of {hidden_limit:.0e} (worst {name})", hidden.len())
             });
-            format!("{mark} logits      {case}: {rows} rows, largest error {max_error:.1e} of {limit:.0e}{hidden}")
+            let missing = match not_compared.len() {
+                0 => String::new(),
+                n => format!(", {n} hidden states not compared"),
+            };
+            format!(
+                "{mark} logits      {case}: {rows} rows ({attention}), largest error {max_error:.1e} of {limit:.0e}\
+                 {hidden}{missing}"
+            )
         }
         Check::Trajectory { name, passes, tokens, difference, .. } => match difference {
             None => format!("{mark} trajectory  {name}: {passes} passes, {tokens} tokens, all equal"),

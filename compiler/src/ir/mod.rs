@@ -22,5 +22,5 @@ pub use op::Op;
 pub use parse::{ParseError, parse};
 pub use print::print;
 pub use types::{DType, Dim, Encoding, Sizes, ValueType, WeightType};
-pub use verify::verify;
+pub use verify::{verify, well_named};
 pub use weights::{StoredTensor, WeightError, WeightExpr, WeightSource};

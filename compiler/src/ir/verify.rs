@@ -236,7 +236,8 @@ fn layers(module: &Module) -> Result<(), VerifyError> {
     }
 }
 
-fn well_named(name: &str) -> bool {
+/// Whether something may be called so: letters, digits, `_`, `-` and single `.`.
+pub fn well_named(name: &str) -> bool {
     !name.is_empty()
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         && !name.contains("..")

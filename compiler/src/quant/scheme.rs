@@ -13,6 +13,9 @@ pub struct Scheme {
 }
 
 impl Scheme {
+    /// Every weight in f32.
+    pub const F32: Scheme = Scheme { weights: Encoding::F32, keep: Vec::new() };
+
     /// The encoding of one weight.
     pub fn encoding(&self, weight: &Weight) -> Encoding {
         if weight.ty.shape.len() < 2 {

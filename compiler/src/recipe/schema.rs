@@ -144,7 +144,10 @@ fn begins(pattern: &str, path: &[&str]) -> bool {
 pub(super) fn is_name(name: &str, more: bool) -> bool {
     let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let later = |c: char| lower(c) || c == '-' || (more && (c == '.' || c == '_'));
-    name.starts_with(|c| lower(c) || (!more && c == '-')) && name.chars().all(later) && name.len() <= 64
+    name.starts_with(|c| lower(c) || (!more && c == '-'))
+        && name.chars().all(later)
+        && !name.contains("..")
+        && name.len() <= 64
 }
 
 /// Says what a kind takes, after "must be".

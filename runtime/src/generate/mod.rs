@@ -30,11 +30,20 @@ pub enum Algorithm {
     Sdar(Sdar),
 }
 
-impl From<&Generation> for Algorithm {
+impl TryFrom<&Generation> for Algorithm {
+    type Error = GenerateError;
+
     /// The algorithm that travels with an artifact, with its defaults.
-    fn from(generation: &Generation) -> Algorithm {
+    fn try_from(generation: &Generation) -> Result<Algorithm, GenerateError> {
+        let wrong = |name, problem: &str| Err(GenerateError::Setting { name, problem: problem.into() });
+        if generation.attention != generation::Attention::BlockCausal {
+            return wrong("attention", "is not block-causal, as this family's is");
+        }
+        if generation.logits != generation::Logits::Aligned {
+            return wrong("logits", "are not aligned, as this family's are");
+        }
         match generation.algorithm {
-            generation::Algorithm::SdarBlockDiffusion => Algorithm::Sdar(Sdar {
+            generation::Algorithm::SdarBlockDiffusion => Ok(Algorithm::Sdar(Sdar {
                 gen_length: generation.max_tokens as usize,
                 block_length: generation.block as usize,
                 denoising_steps: generation.steps as usize,
@@ -45,7 +54,7 @@ impl From<&Generation> for Algorithm {
                 top_p: generation.top_p,
                 stopping_criteria_idx: generation.end_ids.clone(),
                 mask_id: generation.mask_id,
-            }),
+            })),
         }
     }
 }

@@ -7,26 +7,24 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use diffulex_compiler::ir::{
-    CacheId, DType, Dim, Module, Node, NodeId, Op, Operand, ValueType, WeightId, WeightSource,
-};
+use diffulex_compiler::ir::{CacheId, DType, Dim, Module, Node, NodeId, Op, Operand, WeightSource};
 use diffulex_compiler::math;
-use tract_core::internal::{
-    AxisOp, DatumExt, OutletId, SpecialOps, Symbol, TDim, TVec, Tensor, ToDim, TypedFact, TypedModel, TypedOp, tvec,
-};
+use tract_core::internal::{AxisOp, OutletId, Symbol, TypedModel, tvec};
 use tract_core::ops::array::{Slice, TypedConcat};
-use tract_core::ops::change_axes::{perm_to_ops, wire_with_rank_broadcast};
+use tract_core::ops::change_axes::perm_to_ops;
 use tract_core::ops::math as tract;
 
 use super::error::LowerError;
 use super::loan::Loan;
+use super::ops::Native;
 use super::ops::attention::{Attention, Cached};
 use super::ops::linear::Linear;
 use super::ops::lookup::{Embed, GatherRows, RopeTable};
 use super::ops::matmul::Matmul;
 use super::ops::rowwise::{Rope, Rowwise};
-use super::ops::{Compute, Native};
-use super::weights::{Matrix, Memo, Table, numbers};
+use super::table::{Memo, Table};
+use super::weights::numbers;
+use super::wire::{Lowering, failed, misread};
 
 /// A tract model and how to speak to it.
 pub(super) struct Lowered {
@@ -55,7 +53,7 @@ pub(super) fn lower(
     let outputs = wanted.iter().map(|id| lowering.value(*id)).collect::<Result<Vec<_>, _>>()?;
     let failed = |e| LowerError::Tract { place: "the graph".into(), message: format!("{e:#}") };
     lowering.model.select_output_outlets(&outputs).map_err(failed)?;
-    let model = lowering.model.into_optimized().map_err(failed)?;
+    let model = lowering.model;
     Ok(Lowered { model, symbols: lowering.symbols })
 }
 
@@ -70,17 +68,6 @@ fn joined(module: &Module, wanted: &[NodeId]) -> HashSet<NodeId> {
         })
     });
     reads.chain(wanted.iter().copied()).filter(|id| module.node(*id).op == Op::Cached).collect()
-}
-
-struct Lowering<'a> {
-    module: &'a Module,
-    source: &'a Arc<dyn WeightSource>,
-    loan: &'a Arc<Loan>,
-    model: TypedModel,
-    symbols: [Symbol; 3],
-    values: HashMap<NodeId, OutletId>,
-    joined: HashSet<NodeId>,
-    matrices: HashMap<WeightId, Arc<Matrix>>,
 }
 
 impl Lowering<'_> {
@@ -192,112 +179,4 @@ impl Lowering<'_> {
     fn rope_table(&mut self, id: NodeId, dim: u32, theta: f64, f: fn(f64) -> f64) -> Result<OutletId, LowerError> {
         self.native(id, RopeTable { dim: dim as usize, theta, f, known: Memo::default() }, &[0])
     }
-
-    /// One of our ops on some of the node's operands.
-    fn native(&mut self, id: NodeId, compute: impl Compute, args: &[usize]) -> Result<OutletId, LowerError> {
-        let args = args.iter().map(|&i| self.arg(id, i)).collect::<Result<Vec<_>, _>>()?;
-        let fact = self.fact(&self.module.node(id).ty);
-        self.wire(id, Native::new(compute, fact), &args)
-    }
-
-    /// An op of tract with one operand.
-    fn one(&mut self, id: NodeId, op: impl Into<Box<dyn TypedOp>>) -> Result<OutletId, LowerError> {
-        let x = self.arg(id, 0)?;
-        self.wire(id, op, &[x])
-    }
-
-    /// An op of tract with two operands that broadcast.
-    fn two(&mut self, id: NodeId, op: impl Into<Box<dyn TypedOp>>) -> Result<OutletId, LowerError> {
-        let args = [self.arg(id, 0)?, self.arg(id, 1)?];
-        let name = self.name(id);
-        let outlets = wire_with_rank_broadcast(name, &mut self.model, op, &args);
-        outlets.map(|o| o[0]).map_err(|e| failed(self.module.node(id), e))
-    }
-
-    /// Axis changes one after another.
-    fn axes(
-        &mut self,
-        id: NodeId,
-        mut x: OutletId,
-        ops: impl IntoIterator<Item = AxisOp>,
-    ) -> Result<OutletId, LowerError> {
-        for (i, op) in ops.into_iter().enumerate() {
-            let name = format!("{}/{i}", self.name(id));
-            x = self.model.wire_node(name, op, &[x]).map_err(|e| failed(self.module.node(id), e))?[0];
-        }
-        Ok(x)
-    }
-
-    fn wire(&mut self, id: NodeId, op: impl Into<Box<dyn TypedOp>>, args: &[OutletId]) -> Result<OutletId, LowerError> {
-        let name = self.name(id);
-        let outlets = self.model.wire_node(name, op, args);
-        outlets.map(|o| o[0]).map_err(|e| failed(self.module.node(id), e))
-    }
-
-    /// Operand `i` of a node; a weight becomes a constant.
-    fn arg(&mut self, id: NodeId, i: usize) -> Result<OutletId, LowerError> {
-        let node = self.module.node(id);
-        match node.args.get(i) {
-            Some(Operand::Node(id)) => self.value(*id),
-            Some(Operand::Weight(weight)) => {
-                let weight = self.module.weight(*weight);
-                let shape: TVec<usize> = weight.ty.shape.iter().map(|&n| n as usize).collect();
-                let tensor = Tensor::from_shape(&shape, &numbers(weight, self.source.as_ref())?);
-                let name = format!("{}/{i} @{}", self.name(id), weight.name);
-                tensor.and_then(|t| self.model.add_const(name, t)).map_err(|e| failed(node, e))
-            }
-            Some(Operand::Cache(_)) | None => Err(misread(node)),
-        }
-    }
-
-    fn value(&self, id: NodeId) -> Result<OutletId, LowerError> {
-        self.values.get(&id).copied().ok_or_else(|| misread(self.module.node(id)))
-    }
-
-    fn weight_arg(&self, node: &Node, i: usize) -> Result<WeightId, LowerError> {
-        match node.args.get(i) {
-            Some(Operand::Weight(id)) => Ok(*id),
-            _ => Err(misread(node)),
-        }
-    }
-
-    fn matrix(&mut self, id: WeightId) -> Result<Arc<Matrix>, LowerError> {
-        if let Some(known) = self.matrices.get(&id) {
-            return Ok(known.clone());
-        }
-        let matrix = Arc::new(Matrix::new(self.module.weight(id), self.source)?);
-        self.matrices.insert(id, matrix.clone());
-        Ok(matrix)
-    }
-
-    /// Unique, and readable in tract's messages.
-    fn name(&self, id: NodeId) -> String {
-        format!("{} {}", id.0, self.module.node(id).place())
-    }
-
-    fn fact(&self, ty: &ValueType) -> TypedFact {
-        f32::fact(self.dims(&ty.shape))
-    }
-
-    fn dims(&self, shape: &[Dim]) -> TVec<TDim> {
-        shape.iter().map(|&d| self.dim(d)).collect()
-    }
-
-    fn dim(&self, dim: Dim) -> TDim {
-        let [t, c, r] = &self.symbols;
-        let terms = [(dim.c, c), (dim.t, t), (dim.r, r)];
-        terms
-            .into_iter()
-            .filter(|(k, _)| *k > 0)
-            .fold(i64::from(dim.n).to_dim(), |sum, (k, symbol)| sum + symbol.to_dim() * i64::from(k))
-    }
-}
-
-fn failed(node: &Node, error: impl std::fmt::Display) -> LowerError {
-    LowerError::Tract { place: node.place(), message: format!("{error:#}") }
-}
-
-/// An operand of another kind than the op takes; `verify` lets none through.
-fn misread(node: &Node) -> LowerError {
-    LowerError::Unsupported { place: node.place(), what: format!("operands that `{}` does not take", node.op.name()) }
 }

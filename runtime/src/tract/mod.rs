@@ -1,7 +1,7 @@
 //! The engine that is always there: a module lowered to a tract model, with our own kernels in the hot places.
 //!
 //! In reading order: `interface` finds the ends of the step graph; `lower` turns the module into a tract graph;
-//! `weights` gives its ops the rows of the mapped file; `ops` is what an op reads and calls; `kernels` is the
+//! `weights` and `table` give its ops the rows of the mapped file; `ops` is what an op reads and calls; `kernels` is the
 //! arithmetic; `loan` lets ops read the host's caches where they are.
 //!
 //! Three promises: weights are not copied unless their expression asks for numbers that no file holds; caches are not
@@ -14,7 +14,9 @@ mod kernels;
 mod loan;
 mod lower;
 mod ops;
+mod table;
 mod weights;
+mod wire;
 
 use std::sync::Arc;
 

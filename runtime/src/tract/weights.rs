@@ -1,9 +1,7 @@
 //! Weights as the ops read them: rows of the mapped file where the expression allows it, owned bytes where not.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use diffulex_compiler::ir::{Encoding, Weight, WeightError, WeightExpr, WeightSource};
 use diffulex_compiler::quant;
@@ -28,24 +26,12 @@ pub(super) struct Matrix {
 }
 
 /// Some rows of a matrix.
-enum Piece {
+pub(super) enum Piece {
     /// The first rows of a stored tensor.
     Stored { tensor: String, rows: usize },
     /// Rows that had to be computed.
     Owned(Vec<u8>),
 }
-
-/// A table whose rows are picked one by one, so that expressions can be computed on demand.
-pub(super) enum Table {
-    /// Stored rows.
-    Matrix(Matrix),
-    /// Rows of an expression, kept once computed when they are few and dear.
-    Computed { source: Arc<dyn WeightSource>, weight: Weight, known: Option<Memo> },
-}
-
-/// Rows that were computed before.
-#[derive(Default)]
-pub(super) struct Memo(Mutex<HashMap<usize, Arc<[f32]>>>);
 
 impl Matrix {
     /// The matrix of a weight. Every number is looked at once.
@@ -81,7 +67,7 @@ impl Matrix {
     }
 
     /// Appends row `i`, which is below `rows`.
-    fn row(&self, mut i: usize, out: &mut Vec<f32>) -> Result<(), WeightError> {
+    pub(super) fn row(&self, mut i: usize, out: &mut Vec<f32>) -> Result<(), WeightError> {
         for piece in &self.pieces {
             let rows = self.piece(piece)?;
             if i < rows.count() {
@@ -117,7 +103,7 @@ fn first_not_finite(rows: StoredRows<'_>) -> Option<(usize, usize)> {
 }
 
 /// The expression as pieces of stored tensors, if it is no more than that.
-fn stored_pieces(weight: &Weight, source: &dyn WeightSource) -> Result<Option<Vec<Piece>>, WeightError> {
+pub(super) fn stored_pieces(weight: &Weight, source: &dyn WeightSource) -> Result<Option<Vec<Piece>>, WeightError> {
     let parts = match &weight.expr {
         WeightExpr::Rows(parts) => parts.as_slice(),
         one => std::slice::from_ref(one),
@@ -151,7 +137,8 @@ fn computed(weight: &Weight, source: &dyn WeightSource) -> Result<Vec<u8>, Weigh
     Ok(bytes)
 }
 
-fn encoded_rows(
+/// Some rows of an expression as bytes in the weight's encoding.
+pub(super) fn encoded_rows(
     weight: &Weight,
     source: &dyn WeightSource,
     first: usize,
@@ -180,84 +167,8 @@ pub(super) fn numbers(weight: &Weight, source: &dyn WeightSource) -> Result<Vec<
     Ok(numbers)
 }
 
-impl Table {
-    /// The table of a weight. Stored numbers are looked at once; those of other expressions when they are computed.
-    pub(super) fn new(weight: &Weight, source: &Arc<dyn WeightSource>) -> Result<Table, LowerError> {
-        let wrap = |source| LowerError::Weight { weight: weight.name.clone(), source };
-        if stored_pieces(weight, source.as_ref()).map_err(wrap)?.is_some() {
-            return Matrix::new(weight, source).map(Table::Matrix);
-        }
-        let known = matches!(weight.expr, WeightExpr::RopeCos(_) | WeightExpr::RopeSin(_)).then(Memo::default);
-        let table = Table::Computed { source: source.clone(), weight: weight.clone(), known };
-        // The last row fails where the expression has too few.
-        table.row(table.rows() - 1, &mut Vec::new()).map_err(wrap).map(|()| table)
-    }
-
-    /// Rows of the table.
-    pub(super) fn rows(&self) -> usize {
-        match self {
-            Table::Matrix(matrix) => matrix.rows,
-            Table::Computed { weight, .. } => weight.ty.rows(),
-        }
-    }
-
-    /// Numbers in a row.
-    pub(super) fn columns(&self) -> usize {
-        match self {
-            Table::Matrix(matrix) => matrix.columns,
-            Table::Computed { weight, .. } => weight.ty.columns(),
-        }
-    }
-
-    /// Appends row `i`, which is below [`Table::rows`].
-    pub(super) fn row(&self, i: usize, out: &mut Vec<f32>) -> Result<(), WeightError> {
-        match self {
-            Table::Matrix(matrix) => matrix.row(i, out),
-            Table::Computed { source, weight, known } => {
-                let compute = |out: &mut Vec<f32>| {
-                    let bytes = encoded_rows(weight, source.as_ref(), i, 1)?;
-                    quant::decode(weight.ty.encoding, &bytes, out);
-                    Ok(())
-                };
-                match known {
-                    Some(memo) => memo.row(i, out, compute),
-                    None => compute(out),
-                }
-            }
-        }
-    }
-}
-
-impl Memo {
-    /// Appends row `i`, calling `compute` the first time.
-    pub(super) fn row<E>(
-        &self,
-        i: usize,
-        out: &mut Vec<f32>,
-        compute: impl FnOnce(&mut Vec<f32>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let row = match known.entry(i) {
-            Entry::Occupied(row) => row.into_mut(),
-            Entry::Vacant(place) => {
-                let mut row = Vec::new();
-                compute(&mut row)?;
-                place.insert(row.into())
-            }
-        };
-        out.extend_from_slice(row);
-        Ok(())
-    }
-}
-
 impl fmt::Debug for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}[{}, {}]", self.encoding, self.rows, self.columns)
-    }
-}
-
-impl fmt::Debug for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "table[{}, {}]", self.rows(), self.columns())
     }
 }

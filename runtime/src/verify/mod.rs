@@ -37,6 +37,8 @@ pub enum Check {
     Logits {
         /// Name of the case in the file.
         case: String,
+        /// The attention that was assumed: `BlockCausal(4)`.
+        attention: String,
         /// Rows compared.
         rows: usize,
         /// Largest absolute error of a logit.
@@ -47,6 +49,8 @@ pub enum Check {
         hidden: BTreeMap<String, f32>,
         /// What those may be.
         hidden_limit: f32,
+        /// Recorded hidden states that this engine does not show.
+        not_compared: Vec<String>,
         /// Whether all limits are kept.
         passed: bool,
     },

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
+use diffulex_compiler::ir::{Module, NodeId};
+
 use super::{Check, VerifyError, max_error};
 use crate::session::{Session, Store};
 
@@ -64,8 +66,24 @@ pub fn read(file: &Path) -> Result<Vec<Case>, VerifyError> {
     }
 }
 
+/// The nodes of an imported module that compute the hidden states of a recording, under the names they have there:
+/// `hidden.embed`, `hidden.layer0` (the residual stream after the layer), `hidden.final_norm`, `layer0.attn_out` and
+/// `layer0.mlp_out` (before the sum).
+pub fn taps(module: &Module) -> Vec<(String, NodeId)> {
+    let mut wanted = vec![("hidden.embed".to_string(), None, "x"), ("hidden.final_norm".to_string(), None, "x.norm")];
+    for layer in 0..module.cache.layers {
+        wanted.push((format!("hidden.layer{layer}"), Some(layer), "x"));
+        wanted.push((format!("layer{layer}.attn_out"), Some(layer), "attn"));
+        wanted.push((format!("layer{layer}.mlp_out"), Some(layer), "down"));
+    }
+    let find = |layer: Option<u32>, name: &str| {
+        module.iter().find(|(_, n)| n.layer == layer && n.name == name).map(|(id, _)| id)
+    };
+    wanted.into_iter().filter_map(|(name, layer, node)| Some((name, find(layer, node)?))).collect()
+}
+
 /// Feeds a case without a cache and compares all its logits, and the hidden states that the engine was asked to keep
-/// ([`crate::engine::Engine::taps`]); a recorded one that it does not know is left out.
+/// ([`crate::engine::Engine::taps`]); recorded ones that it does not show are named in the result.
 ///
 /// # Errors
 /// When the pass cannot be run.
@@ -78,14 +96,17 @@ pub fn check(session: &mut Session, case: &Case, limit: f32) -> Result<Check, Ve
     let taps = session.taps().iter().filter(|_| whole);
     let hidden: BTreeMap<String, f32> =
         taps.filter_map(|(name, values)| Some((name.clone(), max_error(values, case.hidden.get(name)?)))).collect();
+    let not_compared = case.hidden.keys().filter(|name| !hidden.contains_key(*name)).cloned().collect();
     let passed = error <= limit && hidden.values().all(|&e| e <= HIDDEN_LIMIT);
     Ok(Check::Logits {
         case: case.name.clone(),
+        attention: format!("{:?}", session.attention()),
         rows: rows.len(),
         max_error: error,
         limit,
         hidden,
         hidden_limit: HIDDEN_LIMIT,
+        not_compared,
         passed,
     })
 }

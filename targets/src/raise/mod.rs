@@ -22,8 +22,10 @@ use std::collections::HashMap;
 
 use diffulex_compiler::ir::verify::VerifyError;
 use diffulex_compiler::ir::{
-    Dim, Module, Node, NodeId, Op, Operand, Stage, ValueType, Weight, WeightId, WeightSource, infer::infer, verify,
+    Dim, Module, Node, NodeId, Op, Operand, Stage, ValueType, Weight, WeightSource, infer::infer, verify,
 };
+use diffulex_compiler::passes::{self, PassError};
+use diffulex_compiler::quant::Scheme;
 
 use crate::naming::rename;
 
@@ -36,7 +38,7 @@ const MAX_LOOKS: usize = 1 << 24;
 ///
 /// # Errors
 /// When the result breaks a rule of the IR, which is a bug.
-pub fn raise(module: &Module, source: &dyn WeightSource) -> Result<Module, VerifyError> {
+pub fn raise(module: &Module, source: &dyn WeightSource) -> Result<Module, Box<PassError>> {
     let view = View::new(module, source);
     let mut raised = module.clone();
     for (id, node) in module.iter() {
@@ -46,12 +48,17 @@ pub fn raise(module: &Module, source: &dyn WeightSource) -> Result<Module, Verif
             (root.op, root.args) = (op, args);
         }
     }
-    let mut raised = drop_dead(raised);
+    let mut raised = passes::run(raised, &["drop-dead"], &Scheme::F32, &mut |_| {}).map_err(Box::new)?;
     if matches!(module.stage, Stage::Read(_)) {
         rename(&mut raised);
     }
-    verify(&raised)?;
-    Ok(raised)
+    match verify(&raised) {
+        Ok(()) => Ok(raised),
+        Err(VerifyError { rule, place, what }) => {
+            let (rule, before) = (format!("verify::{rule}"), Box::new(module.clone()));
+            Err(Box::new(PassError { pass: "raise", rule, place, what, before, after: Some(Box::new(raised)) }))
+        }
+    }
 }
 
 type Found = (Op, Vec<Operand>);
@@ -136,47 +143,4 @@ impl<'a> View<'a> {
         let handed = self.handed.get(&root.layer).map(|id| Operand::Node(*id));
         infer(op, &types).is_ok_and(|ty| ty == root.ty) && args.iter().all(|arg| seen(arg) || Some(*arg) == handed)
     }
-}
-
-/// Drops nodes and weights that nothing needs.
-fn drop_dead(mut module: Module) -> Module {
-    let mut live: Vec<bool> = module.nodes.iter().map(|n| matches!(n.op, Op::Input | Op::Cached)).collect();
-    module.outputs.iter().for_each(|id| live[id.0 as usize] = true);
-    let mut live_weights = vec![false; module.weights.len()];
-    for (i, node) in module.nodes.iter().enumerate().rev() {
-        if !live[i] {
-            continue;
-        }
-        for arg in &node.args {
-            match arg {
-                Operand::Node(id) => live[id.0 as usize] = true,
-                Operand::Weight(id) => live_weights[id.0 as usize] = true,
-                Operand::Cache(_) => {}
-            }
-        }
-    }
-    let (nodes, weights) = (places(&live), places(&live_weights));
-    let mut kept = live.iter();
-    module.nodes.retain(|_| kept.next() == Some(&true));
-    let mut kept = live_weights.iter();
-    module.weights.retain(|_| kept.next() == Some(&true));
-    for arg in module.nodes.iter_mut().flat_map(|n| &mut n.args) {
-        match arg {
-            Operand::Node(id) => *id = NodeId(nodes[id.0 as usize]),
-            Operand::Weight(id) => *id = WeightId(weights[id.0 as usize]),
-            Operand::Cache(_) => {}
-        }
-    }
-    module.outputs.iter_mut().for_each(|id| *id = NodeId(nodes[id.0 as usize]));
-    module
-}
-
-/// Where each item goes when those that are not live are left out.
-fn places(live: &[bool]) -> Vec<u32> {
-    let mut next = 0;
-    let place = |live: &bool| {
-        next += u32::from(*live);
-        next.wrapping_sub(1)
-    };
-    live.iter().map(place).collect()
 }

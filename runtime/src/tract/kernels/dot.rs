@@ -2,7 +2,8 @@
 //!
 //! A tile holds the sums of `S::ROWS` rows for up to `S::TOKENS` tokens in registers, so that each number loaded is
 //! used several times; rows stay where they lie. Rows stored in 16 bits are widened in registers for a few tokens,
-//! and once into a buffer for many; widening is exact, so both give the same bits.
+//! and once into a buffer for many; widening is exact, so both give the same bits. Rows that do not end with a whole
+//! vector go through that buffer too, where zeros follow them.
 
 use super::rows::{Format, Native};
 use super::simd::{Kernel, LANES, Simd};
@@ -25,9 +26,20 @@ impl<F: Format> Kernel for Dot<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Dot { w, x, k, out } = self;
+        let width = k.next_multiple_of(LANES);
+        let padded: Vec<f32>;
+        let x = if width == k {
+            x
+        } else {
+            let zeros = std::iter::repeat_n(0.0, width - k);
+            padded = x.chunks_exact(k).flat_map(|row| row.iter().copied().chain(zeros.clone())).collect();
+            &padded
+        };
+        let (x, _) = x.as_chunks();
+        let buffered = width != k || F::WIDENS && out.len() > 2 * S::TOKENS;
+        let mut buffer = if buffered { vec![0.0; S::ROWS * width] } else { Vec::new() };
         let whole = w.len() / (S::ROWS * k * F::ITEMS) * S::ROWS;
         let (panels, rest) = w.split_at(whole * k * F::ITEMS);
-        let mut buffer = if F::WIDENS && out.len() > 2 * S::TOKENS { vec![0.0; S::ROWS * k] } else { Vec::new() };
         for (i, panel) in panels.chunks_exact(S::ROWS * k * F::ITEMS).enumerate() {
             let n = i * S::ROWS;
             match S::ROWS {
@@ -47,46 +59,58 @@ impl<F: Format> Kernel for Dot<'_, '_, F> {
 fn rows<S: Simd, F: Format, const R: usize>(
     simd: S,
     panel: &[F::Item],
-    x: &[f32],
+    x: &[[f32; LANES]],
     k: usize,
     out: &mut [&mut [f32]],
     n: usize,
     buffer: &mut [f32],
 ) {
+    let ahead = Ahead { next: panel.as_ptr_range().end.cast(), step: size_of::<F::Block>() * R };
     if buffer.is_empty() {
-        tokens::<S, F, R>(simd, panel, x, k, out, n);
-        return;
+        return tokens::<S, F, R>(simd, F::blocks(panel).0, x, out, n, ahead);
     }
-    let buffer = &mut buffer[..R * k];
-    for (row, wide) in panel.chunks_exact(k * F::ITEMS).zip(buffer.chunks_exact_mut(k)) {
+    let buffer = &mut buffer[..R * k.next_multiple_of(LANES)];
+    for (row, wide) in panel.chunks_exact(k * F::ITEMS).zip(buffer.chunks_exact_mut(k.next_multiple_of(LANES))) {
         widen::<S, F>(simd, row, wide);
     }
-    tokens::<S, Native, R>(simd, buffer, x, k, out, n);
+    tokens::<S, Native, R>(simd, Native::blocks(buffer).0, x, out, n, ahead);
+}
+
+/// Where the next panel lies. Its rows are brought near while the last tile of this one is computed: rows are too short
+/// for the processor to see by itself where this is going.
+#[derive(Clone, Copy)]
+struct Ahead {
+    next: *const u8,
+    /// Bytes to ask for at each step.
+    step: usize,
 }
 
 /// Cuts the tokens into tiles of nearly equal height.
 #[inline(always)]
 fn tokens<S: Simd, F: Format, const R: usize>(
     simd: S,
-    panel: &[F::Item],
-    x: &[f32],
-    k: usize,
+    panel: &[F::Block],
+    x: &[[f32; LANES]],
     out: &mut [&mut [f32]],
     n: usize,
+    ahead: Ahead,
 ) {
-    let m = out.len();
+    let (m, steps) = (out.len(), panel.len() / R);
+    // Cut to one length, so that the loop of a tile needs no checks.
+    let w: [&[F::Block]; R] = std::array::from_fn(|r| &panel[r * steps..][..steps]);
     let tiles = m.div_ceil(S::TOKENS);
     let mut first = 0;
     for i in 0..tiles {
         let end = (i + 1) * m / tiles;
-        let (x, out) = (&x[first * k..end * k], &mut out[first..end]);
+        let (x, out) = (&x[first * steps..end * steps], &mut out[first..end]);
+        let ahead = if i + 1 == tiles { ahead } else { Ahead { next: ahead.next, step: 0 } };
         match end - first {
-            1 => tile::<S, F, R, 1>(simd, panel, x, k, out, n),
-            2 => tile::<S, F, R, 2>(simd, panel, x, k, out, n),
-            3 if S::TOKENS >= 3 => tile::<S, F, R, 3>(simd, panel, x, k, out, n),
-            4 if S::TOKENS >= 4 => tile::<S, F, R, 4>(simd, panel, x, k, out, n),
-            5 if S::TOKENS >= 5 => tile::<S, F, R, 5>(simd, panel, x, k, out, n),
-            _ if S::TOKENS >= 6 => tile::<S, F, R, 6>(simd, panel, x, k, out, n),
+            1 => tile::<S, F, R, 1>(simd, w, x, out, n, ahead),
+            2 => tile::<S, F, R, 2>(simd, w, x, out, n, ahead),
+            3 if S::TOKENS >= 3 => tile::<S, F, R, 3>(simd, w, x, out, n, ahead),
+            4 if S::TOKENS >= 4 => tile::<S, F, R, 4>(simd, w, x, out, n, ahead),
+            5 if S::TOKENS >= 5 => tile::<S, F, R, 5>(simd, w, x, out, n, ahead),
+            _ if S::TOKENS >= 6 => tile::<S, F, R, 6>(simd, w, x, out, n, ahead),
             _ => unreachable!("a tile has at most S::TOKENS tokens"),
         }
         first = end;
@@ -97,58 +121,50 @@ fn tokens<S: Simd, F: Format, const R: usize>(
 #[inline(always)]
 fn tile<S: Simd, F: Format, const R: usize, const M: usize>(
     simd: S,
-    panel: &[F::Item],
-    x: &[f32],
-    k: usize,
+    w: [&[F::Block]; R],
+    x: &[[f32; LANES]],
     out: &mut [&mut [f32]],
     n: usize,
+    ahead: Ahead,
 ) {
-    let w: [_; R] = std::array::from_fn(|r| F::blocks(&panel[r * k * F::ITEMS..][..k * F::ITEMS]));
-    let x: [_; M] = std::array::from_fn(|m| x[m * k..][..k].as_chunks::<LANES>());
-    let steps = k / LANES;
-    // Cut to one length, so that the loop below needs no checks.
-    let w_blocks: [&[F::Block]; R] = std::array::from_fn(|r| &w[r].0[..steps]);
-    let x_blocks: [&[[f32; LANES]]; M] = std::array::from_fn(|m| &x[m].0[..steps]);
+    let steps = w[0].len();
+    let x: [&[[f32; LANES]]; M] = std::array::from_fn(|m| &x[m * steps..][..steps]);
     let mut sums = [[simd.splat(0.0); R]; M];
     for i in 0..steps {
-        let w: [S::Vector; R] = std::array::from_fn(|r| F::load(simd, &w_blocks[r][i]));
+        for line in (0..ahead.step).step_by(64) {
+            simd.prefetch(ahead.next.wrapping_add(i * ahead.step + line));
+        }
+        let w: [S::Vector; R] = std::array::from_fn(|r| F::load(simd, &w[r][i]));
         for m in 0..M {
-            let x = simd.load(&x_blocks[m][i]);
+            let x = simd.load(&x[m][i]);
             for r in 0..R {
                 sums[m][r] = simd.fma(x, w[r], sums[m][r]);
             }
         }
     }
-    if steps * LANES < k {
-        let w: [S::Vector; R] = std::array::from_fn(|r| F::load(simd, &F::fill(w[r].1)));
-        for m in 0..M {
-            let x = simd.load(&Native::fill(x[m].1));
-            for r in 0..R {
-                sums[m][r] = simd.fma(x, w[r], sums[m][r]);
-            }
-        }
-    }
-    for m in 0..M {
-        let row = &mut out[m][n..n + R];
-        if let Ok(four) = <[S::Vector; 4]>::try_from(&sums[m][..]) {
+    for (sums, out) in sums.iter().zip(out) {
+        let row = &mut out[n..n + R];
+        if let Ok(four) = <[S::Vector; 4]>::try_from(&sums[..]) {
             row.copy_from_slice(&simd.sum4(four));
         } else {
-            row.iter_mut().zip(sums[m]).for_each(|(y, sum)| *y = simd.sum(sum));
+            row.iter_mut().zip(sums).for_each(|(y, sum)| *y = simd.sum(*sum));
         }
     }
 }
 
-/// The numbers of a stored row as `f32`.
+/// The numbers of a stored row as `f32`, zeros after them.
 #[inline(always)]
 fn widen<S: Simd, F: Format>(simd: S, row: &[F::Item], wide: &mut [f32]) {
     let (blocks, rest) = F::blocks(row);
-    let (whole, left) = wide.as_chunks_mut::<LANES>();
-    for (block, wide) in blocks.iter().zip(whole) {
+    let (wide, _) = wide.as_chunks_mut::<LANES>();
+    for (block, wide) in blocks.iter().zip(&mut *wide) {
         simd.store(F::load(simd, block), wide);
     }
-    let mut last = [0.0; LANES];
-    simd.store(F::load(simd, &F::fill(rest)), &mut last);
-    left.copy_from_slice(&last[..left.len()]);
+    if let [.., last] = wide
+        && !rest.is_empty()
+    {
+        simd.store(F::load(simd, &F::fill(rest)), last);
+    }
 }
 
 #[cfg(test)]

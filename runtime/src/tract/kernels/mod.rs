@@ -1,11 +1,11 @@
 //! The arithmetic behind the ops: products, attention, norms, written once over [`simd::Simd`] and compiled for each
 //! instruction set.
 //!
-//! * [`simd`]: sixteen `f32` lanes on AVX-512, AVX2 or plain Rust, and the detection that picks one.
+//! * [`simd`]: sixteen `f32` lanes in plain Rust, on AVX-512 or AVX2 (`x86`), and the detection that picks one.
 //! * [`rows`]: rows of numbers as they are stored (f32, f16, bf16), read sixteen at a time.
 //! * [`dot`]: `x · wᵀ` for rows of `w`; [`linear`] spreads it over the cores.
 //! * [`exp`], [`rowwise`]: the exponential, and what is computed row by row (norm, softmax, gates, rotation).
-//! * [`attention`]: scores, softmax and mixture over two pieces of keys and values.
+//! * [`attention`]: scores, softmax and mixture (`mix`) over keys and values that lie in pieces.
 //!
 //! Every sum has one order, whatever the number of tokens, threads or lanes the machine has: lane `l` adds the
 //! elements `l, l + 16, …`, each step one fused multiply-add, and the lanes are added pairwise at the end. So a
@@ -16,9 +16,12 @@ pub(crate) mod attention;
 pub(crate) mod dot;
 pub(crate) mod exp;
 pub(crate) mod linear;
+mod mix;
 pub(crate) mod rows;
 pub(crate) mod rowwise;
 pub(crate) mod simd;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub(crate) use simd::run;
 

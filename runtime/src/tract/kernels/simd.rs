@@ -4,6 +4,9 @@
 //! instructions of this processor; a value of a [`Simd`] type is the proof that its instructions exist, which is why
 //! the intrinsics below may be called. Nothing else in the kernels is unsafe.
 
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+
 /// Numbers in one vector, whatever the processor's own registers hold.
 pub(crate) const LANES: usize = 16;
 
@@ -28,6 +31,8 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, x: &[u8; 2 * LANES]) -> Self::Vector;
     /// The sixteen numbers.
     fn store(self, x: Self::Vector, out: &mut [f32; LANES]);
+    /// Asks for the bytes at that address, which need not be ours, to be brought near.
+    fn prefetch(self, at: *const u8);
     /// `a · b + c`, rounded once.
     fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
     /// All lanes added: lane `i` to lane `i + 8`, then `i + 4`, then neighbours, then the two that are left.
@@ -107,6 +112,9 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
+    #[inline(always)]
     fn fma(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
     }
@@ -116,212 +124,6 @@ impl Simd for Plain {
         let eight: [f32; 8] = std::array::from_fn(|i| x[i] + x[i + 8]);
         let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
         (four[0] + four[1]) + (four[2] + four[3])
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Kernel, LANES, Simd};
-
-    /// One 512-bit register.
-    #[derive(Clone, Copy)]
-    pub(super) struct Avx512(());
-
-    /// Two 256-bit registers.
-    #[derive(Clone, Copy)]
-    pub(super) struct Avx2(());
-
-    impl Avx512 {
-        /// The token, if the processor has the instructions.
-        pub(super) fn new() -> Option<Avx512> {
-            let all = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && Avx2::new().is_some();
-            all.then_some(Avx512(()))
-        }
-    }
-
-    impl Avx2 {
-        /// The token, if the processor has the instructions.
-        pub(super) fn new() -> Option<Avx2> {
-            let all =
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            all.then_some(Avx2(()))
-        }
-    }
-
-    /// # Safety
-    /// The processor has AVX-512 F, VL, BW and DQ, AVX2, FMA and F16C. (With F alone the compiler leaves half of the
-    /// registers unused.)
-    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
-    pub(super) unsafe fn with_avx512<K: Kernel>(kernel: K, simd: Avx512) -> K::Output {
-        kernel.run(simd)
-    }
-
-    /// # Safety
-    /// The processor has AVX2, FMA and F16C.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn with_avx2<K: Kernel>(kernel: K, simd: Avx2) -> K::Output {
-        kernel.run(simd)
-    }
-
-    impl Simd for Avx512 {
-        type Vector = __m512;
-        const ROWS: usize = 4;
-        const TOKENS: usize = 6;
-
-        #[inline(always)]
-        fn splat(self, x: f32) -> __m512 {
-            // SAFETY: the token says that the processor has the instruction.
-            unsafe { _mm512_set1_ps(x) }
-        }
-
-        #[inline(always)]
-        fn load(self, x: &[f32; LANES]) -> __m512 {
-            // SAFETY: as above; the reference covers the 64 bytes, the load needs no alignment.
-            unsafe { _mm512_loadu_ps(x.as_ptr()) }
-        }
-
-        #[inline(always)]
-        fn load_f32(self, x: &[u8; 4 * LANES]) -> __m512 {
-            // SAFETY: as above.
-            unsafe { _mm512_loadu_ps(x.as_ptr().cast()) }
-        }
-
-        #[inline(always)]
-        fn load_f16(self, x: &[u8; 2 * LANES]) -> __m512 {
-            // SAFETY: as above, 32 bytes.
-            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
-        }
-
-        #[inline(always)]
-        fn load_bf16(self, x: &[u8; 2 * LANES]) -> __m512 {
-            // SAFETY: as above, 32 bytes.
-            unsafe {
-                let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-            }
-        }
-
-        #[inline(always)]
-        fn store(self, x: __m512, out: &mut [f32; LANES]) {
-            // SAFETY: as above; the reference covers the 64 bytes.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
-        }
-
-        #[inline(always)]
-        fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
-            // SAFETY: the token says that the processor has the instruction.
-            unsafe { _mm512_fmadd_ps(a, b, c) }
-        }
-
-        #[inline(always)]
-        fn sum(self, x: __m512) -> f32 {
-            // SAFETY: as above.
-            unsafe {
-                let two = _mm_hadd_ps(four(x), four(x));
-                _mm_cvtss_f32(_mm_hadd_ps(two, two))
-            }
-        }
-
-        #[inline(always)]
-        fn sum4(self, x: [__m512; 4]) -> [f32; 4] {
-            let mut sums = [0.0; 4];
-            // SAFETY: as above; the array takes the four sums.
-            unsafe {
-                let low = _mm_hadd_ps(four(x[0]), four(x[1]));
-                let high = _mm_hadd_ps(four(x[2]), four(x[3]));
-                _mm_storeu_ps(sums.as_mut_ptr(), _mm_hadd_ps(low, high));
-            }
-            sums
-        }
-    }
-
-    impl Simd for Avx2 {
-        type Vector = [__m256; 2];
-        const ROWS: usize = 2;
-        const TOKENS: usize = 3;
-
-        #[inline(always)]
-        fn splat(self, x: f32) -> [__m256; 2] {
-            // SAFETY: the token says that the processor has the instruction.
-            unsafe { [_mm256_set1_ps(x); 2] }
-        }
-
-        #[inline(always)]
-        fn load(self, x: &[f32; LANES]) -> [__m256; 2] {
-            // SAFETY: as above; the reference covers the 64 bytes, the loads need no alignment.
-            unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] }
-        }
-
-        #[inline(always)]
-        fn load_f32(self, x: &[u8; 4 * LANES]) -> [__m256; 2] {
-            let at: *const f32 = x.as_ptr().cast();
-            // SAFETY: as above.
-            unsafe { [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))] }
-        }
-
-        #[inline(always)]
-        fn load_f16(self, x: &[u8; 2 * LANES]) -> [__m256; 2] {
-            let at: *const __m128i = x.as_ptr().cast();
-            // SAFETY: as above, 32 bytes.
-            unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))] }
-        }
-
-        #[inline(always)]
-        fn load_bf16(self, x: &[u8; 2 * LANES]) -> [__m256; 2] {
-            let at: *const __m128i = x.as_ptr().cast();
-            // SAFETY: as above, 32 bytes.
-            let widen = |at| unsafe {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            };
-            // SAFETY: the second half lies inside the 32 bytes.
-            [widen(at), widen(unsafe { at.add(1) })]
-        }
-
-        #[inline(always)]
-        fn store(self, x: [__m256; 2], out: &mut [f32; LANES]) {
-            // SAFETY: as above; the reference covers the 64 bytes.
-            unsafe {
-                _mm256_storeu_ps(out.as_mut_ptr(), x[0]);
-                _mm256_storeu_ps(out.as_mut_ptr().add(8), x[1]);
-            }
-        }
-
-        #[inline(always)]
-        fn fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
-            // SAFETY: the token says that the processor has the instruction.
-            unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
-        }
-
-        #[inline(always)]
-        fn sum(self, x: [__m256; 2]) -> f32 {
-            // SAFETY: as above.
-            unsafe {
-                let two = four256(_mm256_add_ps(x[0], x[1]));
-                let two = _mm_hadd_ps(two, two);
-                _mm_cvtss_f32(_mm_hadd_ps(two, two))
-            }
-        }
-    }
-
-    /// Sixteen lanes added down to four.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512dq,avx2")]
-    fn four(x: __m512) -> __m128 {
-        four256(_mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x)))
-    }
-
-    /// Eight lanes added down to four.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    fn four256(x: __m256) -> __m128 {
-        _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x))
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use diffulex_compiler::math;
 use tract_core::internal::*;
 
-use super::super::weights::{Memo, Table};
+use super::super::table::{Memo, Table};
 use super::{Compute, View, tensor};
 
 /// Row `ids[i]` of a table.

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use diffulex_compiler::ir::{
     Builder, CacheId, DType, Dim, Encoding, Module, NodeId, Op, Operand, Stage, ValueType, WeightExpr, WeightId,
-    WeightType, build::BuildError,
+    WeightType, build::BuildError, well_named,
 };
 
 use super::error::{Fault, Place, Result};
@@ -230,10 +230,4 @@ impl Lift<'_> {
         let broken = |e: BuildError| place.clone().fault(Fault::Broken(e.what));
         self.builder.node(&name, op, args).map_err(broken)
     }
-}
-
-/// Whether the IR takes it as a name.
-pub(super) fn well_named(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
-    !name.is_empty() && name.bytes().all(allowed) && !name.contains("..")
 }

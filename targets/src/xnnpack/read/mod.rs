@@ -32,7 +32,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Module, StoredTensor, WeightError, WeightSource, WeightType, verify};
+use diffulex_compiler::ir::{Module, StoredTensor, WeightError, WeightSource, WeightType, verify, well_named};
 use memmap2::Mmap;
 
 pub use error::{Fault, Place, ReadError};
@@ -99,7 +99,7 @@ fn read_all(bytes: Bytes) -> Result<Artifact, ReadError> {
     let forward = forward.ok_or_else(|| Place::Program.damaged("there is no method `forward`"))?;
     let plan = plan::read(&file, &forward)?;
     let graph = graph::read(&file, plan.delegate.clone())?;
-    let name = methods::text(&methods, "get_model_name")?.filter(|name| lift::well_named(name)).unwrap_or("model");
+    let name = methods::text(&methods, "get_model_name")?.filter(|name| well_named(name)).unwrap_or("model");
     let lift::Lifted { module, tensors } = lift::lift(name, &plan, &graph)?;
     let module = layers::arrange(module);
     verify(&module).map_err(|e| Place::Module(e.place).fault(Fault::Broken(e.what)))?;
