@@ -35,6 +35,11 @@ impl Model {
         Ok(Model { session, chat: Chat::open(text)?, algorithm, run })
     }
 
+    /// Positions that the cache holds.
+    pub fn cache(&self) -> usize {
+        self.session.shape().max_cache
+    }
+
     /// The prompt of a conversation, as text and ids.
     ///
     /// # Errors

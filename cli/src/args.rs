@@ -130,7 +130,7 @@ pub(crate) struct Verify {
     /// Recorded generation runs to repeat
     #[arg(long, value_name = "FILE")]
     pub(crate) trajectories: Vec<PathBuf>,
-    /// The checkpoint that an artifact must equal, where its manifest's is not at hand
+    /// The checkpoint that an artifact must equal; without it the one of its manifest is looked for, here and in --models
     #[arg(long, value_name = "DIR")]
     pub(crate) against: Option<PathBuf>,
     /// Block length of the attention, where it is not the model's own
@@ -197,16 +197,16 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
     /// 0 is greedy, up to 2
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Draw from the K most likely tokens; 0 is all
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<u32>,
     /// Draw from the most likely tokens that together reach P; 1 is all
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
     /// Accept tokens above this confidence
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) threshold: Option<f32>,
     /// Passes that a block is meant to take
     #[arg(long, value_name = "N")]

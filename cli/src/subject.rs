@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Module, Sizes, WeightSource};
+use diffulex_compiler::ir::{Encoding, Module, Sizes, WeightSource};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_runtime::engine::Engine;
@@ -112,12 +112,16 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
     })
 }
 
+/// Files up to this size are held against their digest whenever a folder is opened; `verify` checks all.
+const CHECKED: u64 = 64 << 20;
+
 /// Opens an artifact's folder.
 ///
 /// # Errors
-/// When the manifest or the artifact is damaged.
+/// When a file is not what the manifest says, or the artifact is damaged.
 pub fn bundle(folder: &Path) -> Result<Opened, Error> {
     let manifest = Manifest::read(folder)?;
+    manifest.check(folder, CHECKED)?;
     let opened = artifact(&folder.join(&manifest.artifact))?;
     let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
     let file = folder.join("generation.json");
@@ -144,21 +148,37 @@ const CHECKPOINT_CACHE: usize = 1 << 20;
 /// # Errors
 /// Names what is wrong with the checkpoint.
 pub fn checkpoint(folder: &Path, block: Option<u32>) -> Result<Opened, Error> {
+    imported(folder, block, None)
+}
+
+/// The same with every weight rounded as it is in `artifact`: what the artifact must equal but for the order of sums.
+///
+/// # Errors
+/// Names what is wrong with the checkpoint.
+pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> Result<Opened, Error> {
+    let matrices = artifact.weights.iter().filter(|w| w.ty.shape.len() > 1);
+    let keep: Vec<(String, Encoding)> = matrices.map(|w| (w.name.clone(), w.ty.encoding)).collect();
+    // Names that the artifact does not have, because another program wrote it, are rounded as most of its bytes are.
+    let least = keep.iter().map(|(_, encoding)| *encoding).max().unwrap_or(Encoding::F32);
+    imported(folder, block, Some(&Scheme { weights: least, keep }))
+}
+
+fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Result<Opened, Error> {
     let checkpoint = Arc::new(Checkpoint::open(folder)?);
     let config = checkpoint.config();
     let name = folder.file_name().map_or("checkpoint".into(), |n| n.to_string_lossy().into_owned());
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let bounds = Sizes { t: CHECKPOINT_STEP, c: (config.max_positions as usize).min(CHECKPOINT_CACHE), r: 0 };
     let imported = config.decoder.import(&name, bounds, &|name| checkpoint.tensor_type(name))?;
-    // Only passes that leave every number as it is.
-    let exact = ["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
-    let module = passes::run(imported, &exact, &Scheme::F32, &mut |_| {}).map_err(Box::new)?;
-    let generation = match checkpoint.mask_id() {
-        Ok(mask) => Some(Generation::defaults(config.family, block.or(config.block), mask, config.end_ids.clone())),
-        Err(_) => None,
-    };
-    let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
+    // These leave every number as it is; only `quantize` rounds.
+    let mut wanted = vec!["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
+    wanted.extend(scheme.map(|_| "quantize"));
+    let unused = Scheme::F32;
+    let module = passes::run(imported, &wanted, scheme.unwrap_or(&unused), &mut |_| {}).map_err(Box::new)?;
     let block = block.or(config.block);
+    let facts = |mask| Generation::defaults(config.family, block, mask, config.end_ids.clone());
+    let generation = checkpoint.mask_id().ok().map(facts);
+    let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
     Ok(Opened { name, module, source: checkpoint.clone(), generation, block, text, artifact: None })
 }
 

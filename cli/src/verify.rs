@@ -8,12 +8,12 @@ use diffulex_runtime::generate::Algorithm;
 use diffulex_runtime::session::{Attention, Session};
 use diffulex_runtime::tract::TractEngine;
 use diffulex_runtime::verify::trajectories::{self, Trajectory};
-use diffulex_runtime::verify::{Check, Limits, numbers, reference, replies};
+use diffulex_runtime::verify::{Check, Limits, numbers, reference, replies, weights};
 use diffulex_targets::artifact::Manifest;
 
 use crate::Error;
 use crate::build::Digests;
-use crate::subject::{EngineChoice, Opened};
+use crate::subject::{self, EngineChoice, Opened};
 
 /// Prompts that every artifact is compared on.
 const PROMPTS: [&str; 4] = [
@@ -29,6 +29,9 @@ const LENGTH: usize = 96;
 /// New tokens of a compared reply.
 const REPLY: usize = 48;
 
+/// Block length of a model that does not say it: SDAR's main line. Each check of logits tells what was assumed.
+const FAMILY_BLOCK: u32 = 4;
+
 /// Gets each check as it is finished.
 pub type Report<'a> = dyn FnMut(Check) + 'a;
 
@@ -38,52 +41,68 @@ pub type Report<'a> = dyn FnMut(Check) + 'a;
 /// When the manifest itself cannot be read.
 pub fn structure(folder: &Path, report: &mut Report<'_>) -> Result<(), Error> {
     let manifest = Manifest::read(folder)?;
-    let problem = manifest.check(folder).err().map(|e| e.to_string());
+    let problem = manifest.check(folder, u64::MAX).err().map(|e| e.to_string());
     let passed = problem.is_none();
     report(Check::Structure { what: format!("{} files of {}", manifest.files.len(), manifest.name), problem, passed });
     Ok(())
 }
 
-/// An artifact against the checkpoint it was made from: numbers on prompts and on masked blocks, then greedy replies.
-/// With an outside engine also that engine against ours on the same artifact.
+/// An artifact against the checkpoint it was made from, on prompts and on masked blocks:
+///
+/// 1. against the checkpoint with its weights rounded as they are in the artifact: equal but for the order of sums;
+/// 2. against the checkpoint itself, where the artifact rounds: what the encoding costs;
+/// 3. with an outside engine, that engine against ours on the same artifact;
+/// 4. greedy replies, token by token, as in 1.
+///
+/// Before all that the matrices themselves, number by number, since prompts touch only a few rows of the token table.
 ///
 /// # Errors
 /// When one of them cannot be run.
 pub fn artifact(
     artifact: &Opened,
-    source: &Opened,
+    checkpoint: &Path,
     engine: &EngineChoice,
     report: &mut Report<'_>,
 ) -> Result<(), Error> {
+    let source = subject::checkpoint(checkpoint, artifact.block)?;
+    let rounded = subject::checkpoint_like(checkpoint, artifact.block, &artifact.module)?;
     let generation = source.generation.as_ref().or(artifact.generation.as_ref());
-    let generation = generation.ok_or_else(|| Error::Usage(no_facts(&source.name)))?;
-    let generation =
-        Generation { block: artifact.generation.as_ref().unwrap_or(generation).block, ..generation.clone() };
-    let limits = Limits::of(&artifact.module);
+    let generation = generation.ok_or_else(|| Error::Usage(no_facts(checkpoint)))?;
     let attention = Attention::BlockCausal(generation.block as usize);
-    let mut ours = Session::new(source.engine(&EngineChoice::Tract)?, attention)?;
-    let mut other = Session::new(artifact.engine(engine)?, attention)?;
+    let session = |opened: &Opened, choice| Ok::<_, Error>(Session::new(opened.engine(choice)?, attention)?);
+    let mut exact = session(&rounded, &EngineChoice::Tract)?;
+    let mut other = session(artifact, engine)?;
     let prompts = prompts(artifact.text.as_deref().or(source.text.as_deref()), other.shape().vocab)?;
-    let length = LENGTH.min(other.shape().max_cache);
+    let cases = cases(&prompts, generation.mask_id, LENGTH.min(other.shape().max_cache));
 
-    let cases = cases(&prompts, generation.mask_id, length);
+    let theirs = (&artifact.module, artifact.source.as_ref());
+    report(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
+    let exactly = Limits::same_weights();
     for (name, tokens) in &cases {
-        report(Check::Numbers(numbers::compare(&mut ours, &mut other, name, tokens, limits)?));
+        report(Check::Numbers(numbers::compare(&mut exact, &mut other, name, tokens, exactly)?));
     }
-    if *engine != EngineChoice::Tract {
-        let mut tract = Session::new(artifact.engine(&EngineChoice::Tract)?, attention)?;
+    let limits = Limits::of(&artifact.module);
+    if limits != exactly {
+        let mut unrounded = session(&source, &EngineChoice::Tract)?;
         for (name, tokens) in &cases {
-            let name = format!("{name}, {} against tract", other.engine());
-            report(Check::Numbers(numbers::compare(&mut tract, &mut other, &name, tokens, Limits::same_weights())?));
+            let name = format!("{name}, cost of the encoding");
+            report(Check::Numbers(numbers::compare(&mut unrounded, &mut other, &name, tokens, limits)?));
         }
     }
-    let greedy = Generation { temperature: 0.0, ..generation };
+    if *engine != EngineChoice::Tract {
+        let mut tract = session(artifact, &EngineChoice::Tract)?;
+        for (name, tokens) in &cases {
+            let name = format!("{name}, {} against tract", other.engine());
+            report(Check::Numbers(numbers::compare(&mut tract, &mut other, &name, tokens, exactly)?));
+        }
+    }
     for (name, tokens) in &prompts {
         let room = other.shape().max_cache.saturating_sub(tokens.len());
         if room > 0 {
-            let greedy = Generation { max_tokens: REPLY.min(room) as u32, ..greedy.clone() };
+            let max_tokens = REPLY.min(room) as u32;
+            let greedy = Generation { temperature: 0.0, max_tokens, ..generation.clone() };
             let algorithm = Algorithm::try_from(&greedy)?;
-            report(replies::compare(&mut ours, &mut other, name, &algorithm, tokens, limits)?);
+            report(replies::compare(&mut exact, &mut other, name, &algorithm, tokens)?);
         }
     }
     Ok(())
@@ -103,13 +122,9 @@ pub fn recordings(
 ) -> Result<(), Error> {
     let limits = Limits::of(&opened.module);
     let runs = runs.iter().map(|file| trajectories::read(file.as_ref())).collect::<Result<Vec<_>, _>>()?;
-    let block =
-        block.or(opened.block).or_else(|| recorded_block(&runs)).or(opened.generation.as_ref().map(|g| g.block));
+    let block = block.or(opened.block).or_else(|| recorded_block(&runs)).unwrap_or(FAMILY_BLOCK);
     for file in references {
         let cases = reference::read(file.as_ref())?;
-        let block = block.ok_or_else(|| {
-            Error::Usage(format!("{} does not say its block length: give it with `--block`", opened.name))
-        })?;
         let engine = match engine {
             // Only our engine shows what is inside, and only what was imported has the names of the parts.
             EngineChoice::Tract if opened.artifact.is_none() => {
@@ -122,7 +137,7 @@ pub fn recordings(
         for case in &cases {
             let largest = case.logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             // A checkpoint is its own source, and so is an f32 artifact; other encodings may differ by their own limit.
-            let limit = match limits.exact || opened.artifact.is_none() {
+            let limit = match limits == Limits::same_weights() || opened.artifact.is_none() {
                 true => reference::LOGITS_LIMIT,
                 false => limits.max_error * largest,
             };
@@ -187,8 +202,11 @@ fn mix(x: u64) -> u64 {
     x ^ (x >> 33)
 }
 
-fn no_facts(name: &str) -> String {
-    format!("{name}: no mask token is known, so there is nothing to compare with; see `show {name}`")
+fn no_facts(checkpoint: &Path) -> String {
+    let folder = checkpoint.display();
+    format!(
+        "{folder}: neither config.json nor the tokenizer's files name the mask token, so no masked block can be fed"
+    )
 }
 
 /// The checkpoint that an artifact's folder was made from, where it lies here or under `models` as the recipe named it,

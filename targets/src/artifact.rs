@@ -117,6 +117,9 @@ impl Bundle {
     /// When another build is at it, something else is in the way, or the system refuses.
     pub fn create(folder: &Path) -> Result<Bundle, ArtifactError> {
         let parent = parent(folder);
+        if parent.exists() && !parent.is_dir() {
+            return Err(ArtifactError::InTheWay { path: parent });
+        }
         fs::create_dir_all(&parent).map_err(io_error(&parent))?;
         if folder.exists() && !folder.join(MANIFEST).exists() {
             return Err(ArtifactError::InTheWay { path: folder.into() });
@@ -175,6 +178,18 @@ impl Bundle {
     }
 }
 
+/// Clears away what a killed build of this artifact left behind, unless another build is at it.
+pub fn sweep(folder: &Path) {
+    let hidden = beside(folder, "building");
+    if hidden.exists()
+        && let Ok(_lock) = lock(folder)
+    {
+        // What cannot be removed is removed by the next build, or stays as it is.
+        let _ = fs::remove_dir_all(&hidden);
+        let _ = fs::remove_file(beside(folder, "lock"));
+    }
+}
+
 impl Drop for Bundle {
     /// Clears away what was not finished, or the older build that was exchanged. What cannot be removed is removed by
     /// the next build.
@@ -206,22 +221,25 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Reads every file of the folder and compares size and digest.
+    /// Compares every file of the folder with its size, and those of at most `largest` bytes with their digest.
     ///
     /// # Errors
     /// Names the first file that differs.
-    pub fn check(&self, folder: &Path) -> Result<(), ArtifactError> {
+    pub fn check(&self, folder: &Path, largest: u64) -> Result<(), ArtifactError> {
         for (name, entry) in &self.files {
             let path = folder.join(name);
             let changed = |what| ArtifactError::Changed { path: path.clone(), what };
             let file = File::open(&path).map_err(io_error(&path))?;
+            let length = file.metadata().map_err(io_error(&path))?.len();
+            if length != entry.bytes {
+                return Err(changed(format!("has {length} bytes, the manifest says {}", entry.bytes)));
+            }
+            if length > largest {
+                continue;
+            }
             let mut hash = Hashing { inner: io::sink(), hash: Sha256::new(), bytes: 0 };
             io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hash).map_err(io_error(&path))?;
-            let found = hash.entry();
-            if found.bytes != entry.bytes {
-                return Err(changed(format!("has {} bytes, the manifest says {}", found.bytes, entry.bytes)));
-            }
-            if found.sha256 != entry.sha256 {
+            if hash.entry().sha256 != entry.sha256 {
                 return Err(changed("its content changed since it was built (SHA-256 differs)".into()));
             }
         }
@@ -352,7 +370,7 @@ mod tests {
         for content in ["one", "two"] {
             let made = build(&folder, content).unwrap();
             assert_eq!(Manifest::read(&folder).unwrap(), made);
-            made.check(&folder).unwrap();
+            made.check(&folder, u64::MAX).unwrap();
             assert_eq!(fs::read_to_string(folder.join("a")).unwrap(), content);
             assert_eq!(names(folder.parent().unwrap()), ["b"]);
         }
@@ -368,7 +386,7 @@ mod tests {
         assert!(error.contains("free some space"), "{error}");
         assert!(matches!(Bundle::create(&folder), Err(ArtifactError::Busy { .. })));
         drop(bundle);
-        Manifest::read(&folder).unwrap().check(&folder).unwrap();
+        Manifest::read(&folder).unwrap().check(&folder, u64::MAX).unwrap();
         assert_eq!(names(out.path()), ["b"]);
     }
 
@@ -387,7 +405,7 @@ mod tests {
         let made = build(&folder, "one").unwrap();
         for (content, what) in [("two", "content changed"), ("three", "5 bytes")] {
             fs::write(folder.join("a"), content).unwrap();
-            let error = made.check(&folder).unwrap_err().to_string();
+            let error = made.check(&folder, u64::MAX).unwrap_err().to_string();
             assert!(error.contains(what), "{error}");
         }
     }

@@ -116,10 +116,10 @@ fn show_tells_where_each_value_comes_from() {
 fn a_build_is_fresh_until_something_changes() {
     let place = Place::new();
     let built = place.run("build tiny.toml").ok().out;
-    assert!(built.contains("tiny-xnnpack-f32: built") && built.contains("was not built yet"), "{built}");
+    assert!(built.contains("tiny-xnnpack-f32: built") && built.contains("(not built yet)"), "{built}");
     assert_eq!(place.run("build tiny.toml").ok().out, "tiny-xnnpack-f32: fresh\ntiny-xnnpack-f16: fresh\n");
     let stale = place.run("build tiny.toml --only f16 --set shape.cache=64").ok().out;
-    assert!(stale.contains("was stale: shape.cache 128 → 64"), "{stale}");
+    assert!(stale.contains("(stale: shape.cache 128 → 64)"), "{stale}");
     std::fs::remove_file(place.path("artifacts/tiny-xnnpack-f32/tokenizer.json")).unwrap();
     let json = place.run("build tiny.toml --only f32 --message-format json").ok().out;
     assert!(json.contains(r#""reason":"build-finished""#) && json.contains("tokenizer.json is missing"), "{json}");
@@ -209,7 +209,19 @@ fn verify_finds_what_is_wrong() {
     let said = place.run("verify artifacts/tiny-xnnpack-f32 --against tiny");
     assert_eq!(said.status, 1, "{}{}", said.out, said.err);
     assert!(said.out.contains("FAILED structure") && said.out.contains("SHA-256 differs"), "{}", said.out);
+    place.run("run artifacts/tiny-xnnpack-f32 --prompt x").failed(1, &["content changed"]);
+    std::fs::copy(&pte, place.path("bare.pte")).unwrap();
+    let said = place.run("verify bare.pte --against tiny");
+    assert_eq!(said.status, 1, "{}{}", said.out, said.err);
     assert!(said.out.contains("FAILED numbers"), "{}", said.out);
+    std::fs::write(place.path("bare.pte"), &std::fs::read(&pte).unwrap()[..4096]).unwrap();
+    let said = place.run("verify bare.pte --against tiny --message-format json");
+    assert_eq!(said.status, 1, "{}{}", said.out, said.err);
+    assert!(said.out.contains(r#""reason":"structure""#) && said.out.contains("verify-finished"), "{}", said.out);
+    // A reader that goes away does not turn a failure into a success.
+    let mut child = place.command("verify bare.pte --against tiny").stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
     // What cannot be carried out is not a failed check.
     place.run("verify nowhere").failed(2, &["nowhere"]);
     place.run("verify tiny --reference runs.json").failed(2, &["runs.json", "no safetensors file"]);
@@ -325,6 +337,29 @@ fn a_killed_build_leaves_the_old_artifact_or_the_new_one() {
     let mut left: Vec<_> = files_of(&place.path("artifacts"));
     left.sort();
     assert_eq!(left, [".digests.json", "tiny-xnnpack-f32"]);
+}
+
+#[test]
+fn an_artifact_is_proven_against_rounded_weights() {
+    let place = Place::new();
+    place.run("build tiny.toml --only f16").ok();
+    let pte = "artifacts/tiny-xnnpack-f16/tiny-xnnpack-f16.pte";
+    let said = place.run(&format!("verify {pte} --against tiny")).ok().out;
+    assert!(said.contains("cost of the encoding"), "{said}");
+    // Two rows of the token table change places, of tokens that no prompt uses.
+    damaged(&place, |bytes| {
+        let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let json: serde_json::Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+        let tensor = &json["model.embed_tokens.weight"];
+        let row = 4 * tensor["shape"][1].as_u64().unwrap() as usize;
+        let start = header + tensor["data_offsets"][0].as_u64().unwrap() as usize;
+        let (a, b) = bytes[start + 380 * row..start + 382 * row].split_at_mut(row);
+        a.swap_with_slice(b);
+    });
+    let said = place.run(&format!("verify {pte} --against tiny"));
+    assert_eq!(said.status, 1, "{}{}", said.out, said.err);
+    assert!(said.out.contains("FAILED weights     `embed_tokens`, row 380"), "{}", said.out);
+    place.run(&format!("show {pte} --set a=b")).failed(1, &["`--set` and `--only` change a recipe"]);
 }
 
 fn files_of(folder: &Path) -> Vec<String> {

@@ -341,7 +341,7 @@ fn joined_and_computed_weights() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 30000, rng_seed: RngSeed::Fixed(77), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100000, rng_seed: RngSeed::Fixed(303), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Random graphs of all ops, high-level and decomposed.
     #[test]

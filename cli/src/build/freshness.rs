@@ -7,6 +7,8 @@ use std::path::Path;
 use diffulex_compiler::recipe::Build;
 use diffulex_targets::artifact::Manifest;
 
+use super::digests::Digests;
+
 /// Fresh, or the first reason why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Freshness {
@@ -29,7 +31,7 @@ impl fmt::Display for Freshness {
 }
 
 /// Compares what a build would be made from with the manifest in `folder`.
-pub(super) fn of(build: &Build, inputs: &BTreeMap<String, String>, folder: &Path) -> Freshness {
+pub(super) fn of(build: &Build, inputs: &BTreeMap<String, String>, folder: &Path, digests: &mut Digests) -> Freshness {
     let Ok(manifest) = Manifest::read(folder) else { return Freshness::Absent };
     let tool = format!("diffulex-edge {}", env!("CARGO_PKG_VERSION"));
     if manifest.tool != tool {
@@ -43,12 +45,9 @@ pub(super) fn of(build: &Build, inputs: &BTreeMap<String, String>, folder: &Path
         let file = why.split(' ').next().unwrap_or_default();
         return Freshness::Stale(format!("{file} changed"));
     }
-    match manifest
-        .files
-        .iter()
-        .find(|(name, file)| std::fs::metadata(folder.join(name)).map_or(true, |found| found.len() != file.bytes))
-    {
-        Some((name, _)) => Freshness::Stale(format!("{name} is missing or has another size")),
+    let mut same = |name: &str, digest: &str| digests.of(&folder.join(name)).is_ok_and(|found| found == digest);
+    match manifest.files.iter().find(|(name, file)| !same(name, &file.sha256)) {
+        Some((name, _)) => Freshness::Stale(format!("{name} is missing or was changed")),
         None => Freshness::Fresh,
     }
 }

@@ -9,6 +9,8 @@ use diffulex_compiler::generation::{Attention, Family, Generation, Logits};
 use diffulex_compiler::ir::Encoding;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Recipe};
 
+use diffulex_targets::artifact;
+
 use super::digests::Digests;
 use super::freshness::{self, Freshness};
 use super::job;
@@ -74,7 +76,8 @@ pub fn plan(path: &Path, options: &Options) -> Result<Vec<Plan>, Error> {
         let generation = generation(&build, &checkpoint)?;
         let inputs = inputs(&checkpoint, &mut digests)?;
         let folder = options.out.join(&build.name);
-        let freshness = freshness::of(&build, &inputs, &folder);
+        artifact::sweep(&folder);
+        let freshness = freshness::of(&build, &inputs, &folder, &mut digests);
         plans.push(Plan { build, checkpoint, generation, folder, inputs, freshness });
     }
     digests.save();

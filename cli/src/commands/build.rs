@@ -68,7 +68,8 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
     }
     let started = std::time::Instant::now();
     write(plan, &mut see)?;
-    report(args.message_format, plan, &plan.freshness.to_string(), Some(started.elapsed().as_secs_f64()))
+    let why = if plan.freshness == Freshness::Fresh { "forced".into() } else { plan.freshness.to_string() };
+    report(args.message_format, plan, &why, Some(started.elapsed().as_secs_f64()))
 }
 
 /// Writes one artifact with a bar.
@@ -104,14 +105,17 @@ fn report(format: MessageFormat, plan: &Plan, why: &str, seconds: Option<f64>) -
         (MessageFormat::Text, Some(seconds)) => {
             let bytes = path.metadata().map_or(0, |m| m.len());
             let size = indicatif::HumanBytes(bytes);
-            say(&format!("{name}: built {} ({size}) in {seconds:.1} s; was {why}\n", path.display()))
+            say(&format!("{name}: built {} ({size}) in {seconds:.1} s ({why})\n", path.display()))
         }
     }
 }
 
 /// What a pass did, equal notes of neighbouring layers joined.
 fn explained(build: &str, pass: &str, notes: &[Note]) -> String {
-    let about = passes::find(pass).map_or("the target's own rewriting", |p| p.about);
+    let about = match pass {
+        "import" => "the model as its family builds it; no pass",
+        _ => passes::find(pass).map_or("the model in the words of the target; no pass", |p| p.about),
+    };
     let mut text = format!("{build}: {pass}: {about}\n");
     if notes.is_empty() {
         text.push_str("  found no place to look at\n");

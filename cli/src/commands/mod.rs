@@ -24,6 +24,14 @@ fn options(places: &Places) -> builds::Options {
     }
 }
 
+/// Refuses flags that speak of recipes where there is none.
+fn recipes_only(places: &Places) -> Result<(), Error> {
+    match places.overrides.is_empty() && places.only.is_none() {
+        true => Ok(()),
+        false => Err(Error::Usage("`--set` and `--only` change a recipe; this is none".into())),
+    }
+}
+
 /// The engine that was asked for.
 fn engine(name: EngineName) -> Result<EngineChoice, Error> {
     match name {

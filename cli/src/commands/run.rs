@@ -9,16 +9,20 @@ use diffulex_edge::answer::Model;
 use diffulex_edge::build as builds;
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_runtime::chat::Message;
-use diffulex_runtime::generate::Trace;
+use diffulex_runtime::generate::{End, Trace};
 use serde::Deserialize;
 
-use super::{build, engine, options, verify};
+use super::{build, engine, options, recipes_only, verify};
 use crate::args::{Run, Sampling};
 use crate::terminal::{note, print};
 
 /// Runs the command.
 pub(crate) fn run(args: &Run) -> Result<bool, Error> {
-    let opened = match subject::kind(&args.path)? {
+    let kind = subject::kind(&args.path)?;
+    if kind != Kind::Recipe {
+        recipes_only(&args.places)?;
+    }
+    let opened = match kind {
         Kind::Recipe => built(args)?,
         _ if args.verify && !verify::quietly(&args.path, args.against.as_deref(), &args.places, args.engine)? => None,
         _ => Some(subject::open(&args.path, None)?),
@@ -71,6 +75,9 @@ fn one(model: &mut Model, args: &Run, prompt: &str) -> Result<(), Error> {
     let (_, trace) = model.answer(&ids, &mut show)?;
     failed?;
     print("\n")?;
+    if trace.end == End::Length && trace.tokens.len() >= model.cache() {
+        note(&format!("the answer ends where the cache of {} positions is full", model.cache()));
+    }
     if args.stats {
         note(&stats(&trace));
     }
@@ -85,10 +92,12 @@ fn many(model: &mut Model, args: &Run, file: &PathBuf) -> Result<(), Error> {
     }
     let text = std::fs::read_to_string(file).map_err(Error::io(file))?;
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let Line { prompt } =
-            serde_json::from_str(line).map_err(|e| Error::Usage(format!("{}:{}: {e}", file.display(), number + 1)))?;
-        let ids = ids(model, args, &prompt)?;
-        let (answer, trace) = model.answer(&ids, &mut |_| ControlFlow::Continue(()))?;
+        let place = format!("{}:{}", file.display(), number + 1);
+        let Line { prompt } = serde_json::from_str(line).map_err(|e| {
+            Error::Usage(format!("{place}: is no JSON object with a `prompt`, at column {}", e.column()))
+        })?;
+        let answered = ids(model, args, &prompt).and_then(|ids| model.answer(&ids, &mut |_| ControlFlow::Continue(())));
+        let (answer, trace) = answered.map_err(|e| Error::Usage(format!("{place}: {e}")))?;
         let (tokens, passes) = (trace.answer().len(), trace.passes.len());
         let object = serde_json::json!({ "prompt": prompt, "answer": answer, "tokens": tokens, "passes": passes });
         print(&format!("{object}\n"))?;

@@ -12,13 +12,16 @@ use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_targets::artifact::Manifest;
 use indicatif::HumanBytes;
 
-use super::options;
+use super::{options, recipes_only};
 use crate::args::Show;
 use crate::terminal::print;
 
 /// Runs the command.
 pub(crate) fn run(args: &Show) -> Result<bool, Error> {
     let kind = subject::kind(&args.path)?;
+    if kind != Kind::Recipe {
+        recipes_only(&args.places)?;
+    }
     let text = match (&kind, args.ir) {
         (Kind::Recipe, false) => values(&recipe::load(&args.path, &args.places.overrides)?),
         (Kind::Recipe, true) => {

@@ -107,6 +107,9 @@ fn read_bounded(path: &Path) -> Result<Option<Vec<u8>>, ChatError> {
     let bytes = match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(ChatError::Format { path: path.into(), message: "is not a file".into() });
+        }
         Ok(metadata) => metadata.len(),
     };
     if bytes > MAX_FILE {

@@ -34,6 +34,7 @@ struct Recorded {
     params: serde_json::Map<String, Value>,
     prompt_ids: Vec<u32>,
     output_ids: Vec<u32>,
+    num_forwards: Option<usize>,
     forwards: Vec<Forward>,
     accepted: Vec<(usize, usize, u32)>,
     #[serde(default)]
@@ -48,6 +49,13 @@ struct Forward {
     store_kv: bool,
 }
 
+impl std::fmt::Display for Forward {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let keeps = if self.store_kv { "and keeps them" } else { "and keeps nothing" };
+        write!(f, "feeds {} rows over {} cached {keeps}", self.q_len, self.past_len)
+    }
+}
+
 /// Reads all runs of a file.
 ///
 /// # Errors
@@ -55,6 +63,8 @@ struct Forward {
 pub fn read(file: &Path) -> Result<Vec<Trajectory>, VerifyError> {
     #[derive(Deserialize)]
     struct File {
+        family: Option<String>,
+        mask_id: Option<u32>,
         trajectories: Vec<Recorded>,
     }
     let io = |error| VerifyError::Io { file: file.into(), error };
@@ -63,15 +73,43 @@ pub fn read(file: &Path) -> Result<Vec<Trajectory>, VerifyError> {
         return Err(wrong(format!("is larger than {} MiB", MAX_BYTES >> 20)));
     }
     let text = std::fs::read(file).map_err(io)?;
-    let File { trajectories } = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    let File { family, mask_id, trajectories } = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
     if trajectories.is_empty() {
         return Err(wrong("holds no run".into()));
     }
     let named = |recorded: Recorded| {
+        if let Some(what) = contradiction(&recorded, family.as_deref(), mask_id) {
+            return Err(wrong(format!("run `{}`: {what}", recorded.name)));
+        }
         let algorithm = algorithm(&recorded).map_err(|e| wrong(format!("run `{}`: {e}", recorded.name)))?;
         Ok(Trajectory { name: recorded.name.clone(), algorithm, recorded })
     };
     trajectories.into_iter().map(named).collect()
+}
+
+/// Says where a recorded run contradicts itself, or cannot be repeated at all.
+fn contradiction(run: &Recorded, family: Option<&str>, mask_id: Option<u32>) -> Option<String> {
+    let passes = run.forwards.len();
+    let greedy = run.params.get("greedy") == Some(&Value::Bool(true));
+    let temperature = run.params.get("temperature").and_then(Value::as_f64).unwrap_or(0.0);
+    if !greedy && temperature > 0.0 {
+        return Some("was drawn at random, which cannot be repeated; record it with `greedy`".into());
+    }
+    if family.is_some_and(|family| run.algorithm.split('.').next() != Some(family)) {
+        return Some(format!("`{}` is no algorithm of family `{}`", run.algorithm, family.unwrap_or_default()));
+    }
+    if let (Some(own), Some(mask)) = (run.params.get("mask_id").and_then(Value::as_u64), mask_id)
+        && own != u64::from(mask)
+    {
+        return Some(format!("has mask id {own}, the file {mask}"));
+    }
+    if run.num_forwards.is_some_and(|n| n != passes) {
+        return Some(format!("`num_forwards` is {}, but {passes} are listed", run.num_forwards.unwrap_or_default()));
+    }
+    if run.rows.as_ref().is_some_and(|rows| rows.len() != passes) {
+        return Some(format!("`rows` has not one entry for each of the {passes} passes"));
+    }
+    run.accepted.iter().find(|a| a.0 >= passes).map(|a| format!("accepts in pass {}, of {passes}", a.0))
 }
 
 /// Repeats a run and compares it, pass by pass.
@@ -111,7 +149,7 @@ fn difference(trace: &Trace, recorded: &Recorded) -> Option<String> {
         };
         let got = Forward { q_len: pass.fed, past_len: pass.cached, store_kv: pass.stored };
         if got != *want {
-            return Some(format!("pass {i} is {got:?}, not {want:?}"));
+            return Some(format!("pass {i} {got}, not {want}"));
         }
         let row = || row_difference(trace.rows.get(i)?, recorded.rows.as_ref()?.get(i)?);
         if let Some(row) = row() {

@@ -94,7 +94,12 @@ fn any_op(m: &mut Model, n: &mut Numbers, a: NodeId, pool: &[NodeId], i: usize) 
             (Op::RmsNorm { eps: 1e-3 }, vec![a.into(), w], true)
         }
         21 => {
-            let w = m.weight(&format!("side.{i}"), &[width][..n.below(2)].iter().chain(&[1]).copied().collect::<Vec<_>>(), 0.0, 1.0);
+            let w = m.weight(
+                &format!("side.{i}"),
+                &[width][..n.below(2)].iter().chain(&[1]).copied().collect::<Vec<_>>(),
+                0.0,
+                1.0,
+            );
             ([Op::Add, Op::Sub][n.below(2)].clone(), vec![w, a.into()], false)
         }
         22 => (Op::Attention { scale: 0.5 }, vec![a.into(), pool[6].into(), pool[7].into(), pool[2].into()], true),
