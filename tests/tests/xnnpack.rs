@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use diffulex_compiler::generation::Generation;

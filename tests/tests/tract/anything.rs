@@ -7,7 +7,7 @@ use diffulex_compiler::ir::*;
 use crate::models::{Memory, Model, Numbers, SMALL, Shape};
 
 /// Sizes of the modules.
-pub const SHAPE: Shape = Shape {
+pub(crate) const SHAPE: Shape = Shape {
     layers: 1,
     heads: 2,
     kv_heads: 2,
@@ -20,7 +20,7 @@ pub const SHAPE: Shape = Shape {
 };
 
 /// A module of about `count` nodes, and the nodes whose values are determined well enough to be compared.
-pub fn module(seed: u64, count: usize) -> (Module, Arc<Memory>, Vec<NodeId>) {
+pub(crate) fn module(seed: u64, count: usize) -> (Module, Arc<Memory>, Vec<NodeId>) {
     let mut n = Numbers::new(seed);
     let mut m = Model::new(&SHAPE, seed);
     let ([tokens, positions], mask) = (m.ids(DType::I32), m.mask());
