@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use diffulex_compiler::generation::{Family, Generation};
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Mistake, Recipe};
 use proptest::prelude::*;
 
@@ -328,4 +329,17 @@ proptest! {
             prop_assert!(mistakes.render(false).contains("--set"), "{}", mistakes);
         }
     }
+}
+
+#[test]
+fn a_family_has_the_same_defaults_with_and_without_a_recipe() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/demo.toml");
+    let build = load(&path, &[]).unwrap().builds.remove(0);
+    let ours = Generation::defaults(Family::Sdar, None, 0, vec![]);
+    let g = build.generate;
+    assert_eq!((ours.algorithm, ours.strategy, ours.logits), (*g.algorithm, *g.strategy, *g.sampler));
+    assert_eq!((ours.block, ours.steps, ours.top_k), (*build.shape.block, *g.steps, *g.top_k));
+    assert_eq!((ours.max_tokens, ours.seed), (*g.max_tokens, *g.seed));
+    let threshold: Vec<f32> = g.threshold.iter().map(|&t| t as f32).collect();
+    assert_eq!((ours.threshold, ours.temperature, ours.top_p), (threshold, *g.temperature as f32, *g.top_p as f32));
 }
