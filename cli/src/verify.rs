@@ -218,7 +218,8 @@ pub fn checkpoint_of(folder: &Path, models: Option<&Path>) -> Result<Option<Path
     let manifest = Manifest::read(folder)?;
     let Some(written) = manifest.recipe.get("model.checkpoint") else { return Ok(None) };
     let written: String = serde_json::from_str(written).unwrap_or_else(|_| written.clone());
-    let mut digests = Digests::open(folder.parent().unwrap_or(folder));
+    let quiet = &mut |_: &Path, _, _| {};
+    let mut digests = Digests::open(folder.parent().unwrap_or(folder), quiet);
     let mut same = |place: &PathBuf| {
         let equal =
             |(name, digest): (&String, &String)| digests.of(&place.join(name)).is_ok_and(|found| found == *digest);

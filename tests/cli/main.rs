@@ -157,7 +157,10 @@ fn the_ir_can_be_looked_at_everywhere() {
         "explain",
         &place.run("build tiny.toml --only f16 --explain fold-scale").ok().out.replace(" in 0.0 s", ""),
     );
-    place.run("build tiny.toml --stop-after fuse-kqv").failed(1, &["does not go through `fuse-kqv`", "fuse-qkv"]);
+    place.run("build tiny.toml --stop-after fuse-kqv").failed(1, &["no pass `fuse-kqv`", "fuse-qkv"]);
+    let left = place.run("build tiny.toml --only f16 --stop-after select-rows").ok();
+    assert!(left.err.contains("xnnpack does not ask for select-rows"), "{}", left.err);
+    assert!(left.out.contains("stage fused") && left.out.contains("= swiglu "), "{}", left.out);
     let shown = place.run("show artifacts/tiny-xnnpack-f16 --ir").ok().out;
     assert!(shown.contains("= attention ") && shown.contains("layers.{i} for i in 0..3"), "{shown}");
 }

@@ -11,9 +11,12 @@ use sha2::{Digest, Sha256};
 
 use crate::Error;
 
+/// Told, while a file is read: which, how many bytes of how many.
+pub type Progress<'a> = dyn FnMut(&Path, u64, u64) + 'a;
+
 /// Known digests, kept in one file of the output folder. A damaged or missing file only costs time.
-#[derive(Debug)]
-pub(crate) struct Digests {
+pub(crate) struct Digests<'a> {
+    progress: &'a mut Progress<'a>,
     file: PathBuf,
     known: BTreeMap<PathBuf, Entry>,
     changed: bool,
@@ -27,12 +30,12 @@ struct Entry {
     sha256: String,
 }
 
-impl Digests {
+impl<'a> Digests<'a> {
     /// Reads what an earlier run left in `folder`.
-    pub(crate) fn open(folder: &Path) -> Digests {
+    pub(crate) fn open(folder: &Path, progress: &'a mut Progress<'a>) -> Digests<'a> {
         let file = folder.join(".digests.json");
         let known = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
-        Digests { file, known, changed: false }
+        Digests { progress, file, known, changed: false }
     }
 
     /// The digest of a file, in hexadecimal.
@@ -50,7 +53,7 @@ impl Digests {
         {
             return Ok(known.sha256.clone());
         }
-        let sha256 = digest(&path)?;
+        let sha256 = digest(&path, stat.size(), self.progress)?;
         self.known.insert(path, entry(sha256.clone()));
         self.changed = true;
         Ok(sha256)
@@ -67,15 +70,19 @@ impl Digests {
     }
 }
 
-fn digest(path: &Path) -> Result<String, Error> {
+fn digest(path: &Path, size: u64, progress: &mut Progress<'_>) -> Result<String, Error> {
     let mut file = File::open(path).map_err(Error::io(path))?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
+    let mut done = 0;
     loop {
-        match file.read(&mut buffer).map_err(Error::io(path))? {
-            0 => break,
-            n => hash.update(&buffer[..n]),
+        let n = file.read(&mut buffer).map_err(Error::io(path))?;
+        if n == 0 {
+            break;
         }
+        hash.update(&buffer[..n]);
+        done += n as u64;
+        progress(path, done, size);
     }
     Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
 }

@@ -31,7 +31,12 @@ impl fmt::Display for Freshness {
 }
 
 /// Compares what a build would be made from with the manifest in `folder`.
-pub(super) fn of(build: &Build, inputs: &BTreeMap<String, String>, folder: &Path, digests: &mut Digests) -> Freshness {
+pub(super) fn of(
+    build: &Build,
+    inputs: &BTreeMap<String, String>,
+    folder: &Path,
+    digests: &mut Digests<'_>,
+) -> Freshness {
     let Ok(manifest) = Manifest::read(folder) else { return Freshness::Absent };
     let tool = format!("diffulex-edge {}", env!("CARGO_PKG_VERSION"));
     if manifest.tool != tool {

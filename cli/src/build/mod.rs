@@ -10,6 +10,7 @@ mod job;
 mod plan;
 
 pub(crate) use digests::Digests;
+pub use digests::Progress;
 pub use freshness::Freshness;
-pub use job::{Event, compile, known_stage, run};
+pub use job::{Event, compile, goes_through, run};
 pub use plan::{Options, Plan, plan};

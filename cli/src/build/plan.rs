@@ -11,7 +11,7 @@ use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Recipe};
 
 use diffulex_targets::artifact;
 
-use super::digests::Digests;
+use super::digests::{Digests, Progress};
 use super::freshness::{self, Freshness};
 use super::job;
 use crate::Error;
@@ -46,11 +46,11 @@ pub struct Plan {
     pub freshness: Freshness,
 }
 
-/// Reads a recipe and plans its builds.
+/// Reads a recipe and plans its builds. `progress` is told of files whose digests are taken anew.
 ///
 /// # Errors
 /// All mistakes of the recipe together, or the first checkpoint that cannot be used.
-pub fn plan(path: &Path, options: &Options) -> Result<Vec<Plan>, Error> {
+pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) -> Result<Vec<Plan>, Error> {
     let Recipe { builds, .. } = recipe::load(path, &options.overrides)?;
     let names: Vec<String> = builds.iter().map(|b| b.name.clone()).collect();
     let wanted = |b: &recipe::Build| options.only.as_ref().is_none_or(|text| b.name.contains(text));
@@ -60,7 +60,7 @@ pub fn plan(path: &Path, options: &Options) -> Result<Vec<Plan>, Error> {
         return Err(Error::Usage(format!("no build's name contains `{only}`; there are {}", names.join(", "))));
     }
     let mut checkpoints: BTreeMap<PathBuf, Arc<Checkpoint>> = BTreeMap::new();
-    let mut digests = Digests::open(&options.out);
+    let mut digests = Digests::open(&options.out, progress);
     let mut plans = Vec::new();
     for build in builds {
         let folder = build.model.resolve(options.models.as_deref())?;
@@ -146,7 +146,7 @@ fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generati
 }
 
 /// Digests of the files of a checkpoint that a build reads.
-fn inputs(checkpoint: &Checkpoint, digests: &mut Digests) -> Result<BTreeMap<String, String>, Error> {
+fn inputs(checkpoint: &Checkpoint, digests: &mut Digests<'_>) -> Result<BTreeMap<String, String>, Error> {
     let folder = checkpoint.folder();
     let small = Plan::TEXT_FILES.iter().chain(&["config.json", "generation_config.json"]).map(|name| folder.join(name));
     let files = small.filter(|f| f.exists()).chain(checkpoint.files().map(Path::to_path_buf));

@@ -9,15 +9,18 @@ use diffulex_edge::Error;
 use diffulex_edge::build::{self, Event, Freshness, Plan};
 use indicatif::ProgressBar;
 
-use super::options;
+use super::plans;
 use crate::args::{Build, MessageFormat};
 use crate::terminal::{bytes_bar, note, print, say};
 
 /// Runs the command.
 pub(crate) fn run(args: &Build) -> Result<bool, Error> {
-    for plan in build::plan(&args.recipe, &options(&args.places))? {
+    for plan in plans(&args.recipe, &args.places)? {
         for stage in args.stop_after.iter().chain(&args.explain) {
-            build::known_stage(&plan, stage)?;
+            if !build::goes_through(&plan, stage)? {
+                let (name, target) = (&plan.build.name, plan.build.target.value.name());
+                note(&format!("{name}: {target} does not ask for {stage}; the module is left as it is there"));
+            }
         }
         one(&plan, args)?;
     }

@@ -6,13 +6,14 @@ pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diffulex_edge::subject::EngineChoice;
 use diffulex_edge::{Error, build as builds};
 use diffulex_runtime::executorch;
 
 use crate::args::{EngineName, Places};
+use crate::terminal::bytes_bar;
 
 /// Where recipes find checkpoints and builds go.
 fn options(places: &Places) -> builds::Options {
@@ -22,6 +23,18 @@ fn options(places: &Places) -> builds::Options {
         out: places.out.clone(),
         only: places.only.clone(),
     }
+}
+
+/// Plans the builds of a recipe, with a bar while large files are read.
+fn plans(recipe: &Path, places: &Places) -> Result<Vec<builds::Plan>, Error> {
+    let bar = bytes_bar("reading");
+    let planned = builds::plan(recipe, &options(places), &mut |file, done, size| {
+        bar.set_prefix(format!("reading {}", file.file_name().unwrap_or_default().display()));
+        bar.set_length(size);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    planned
 }
 
 /// Refuses flags that speak of recipes where there is none.

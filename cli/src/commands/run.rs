@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use diffulex_compiler::generation::{Generation, Remasking};
 use diffulex_edge::Error;
 use diffulex_edge::answer::Model;
-use diffulex_edge::build as builds;
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_runtime::chat::Message;
 use diffulex_runtime::generate::{End, Trace};
 use serde::Deserialize;
 
-use super::{build, engine, options, recipes_only, verify};
+use super::{build, engine, plans, recipes_only, verify};
 use crate::args::{Run, Sampling};
 use crate::terminal::{note, print};
 
@@ -47,14 +46,14 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
 
 /// The first artifact of a recipe, alone built when stale and verified when asked; nothing when that fails.
 fn built(args: &Run) -> Result<Option<Opened>, Error> {
-    let mut plans = builds::plan(&args.path, &options(&args.places))?;
-    if plans.len() > 1 {
-        let name = &plans[0].build.name;
-        note(&format!("running {name}, the first of {} builds; `--only TEXT` chooses", plans.len()));
+    let mut planned = plans(&args.path, &args.places)?;
+    if planned.len() > 1 {
+        let name = &planned[0].build.name;
+        note(&format!("running {name}, the first of {} builds; `--only TEXT` chooses", planned.len()));
     }
-    plans.truncate(1);
-    build::ensure(&plans)?;
-    let Some(plan) = plans.first() else { return Ok(None) };
+    planned.truncate(1);
+    build::ensure(&planned)?;
+    let Some(plan) = planned.first() else { return Ok(None) };
     if args.verify && !verify::plan(plan, args.engine)? {
         return Ok(None);
     }

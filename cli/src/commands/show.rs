@@ -12,7 +12,7 @@ use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_targets::artifact::Manifest;
 use indicatif::HumanBytes;
 
-use super::{options, recipes_only};
+use super::{plans, recipes_only};
 use crate::args::Show;
 use crate::terminal::print;
 
@@ -25,8 +25,8 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
     let text = match (&kind, args.ir) {
         (Kind::Recipe, false) => values(&recipe::load(&args.path, &args.places.overrides)?),
         (Kind::Recipe, true) => {
-            let plans = build::plan(&args.path, &options(&args.places))?;
-            let modules = plans.iter().map(|plan| build::compile(plan, None, &mut |_| {}));
+            let planned = plans(&args.path, &args.places)?;
+            let modules = planned.iter().map(|plan| build::compile(plan, None, &mut |_| {}));
             modules.map(|m| Ok(ir::print(&m?))).collect::<Result<Vec<String>, Error>>()?.join("\n")
         }
         (_, true) => ir::print(&subject::open(&args.path, None)?.module),

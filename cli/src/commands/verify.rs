@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use diffulex_edge::build::{self as builds, Plan};
+use diffulex_edge::build::Plan;
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, verify};
 use diffulex_runtime::verify::Check;
 
-use super::{build, engine, options, recipes_only};
+use super::{build, engine, plans, recipes_only};
 use crate::args::{EngineName, MessageFormat, Places, Verify};
 use crate::terminal::{note, say, steps_bar};
 
@@ -40,9 +40,9 @@ fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
     if subject::kind(&args.path)? != Kind::Recipe {
         recipes_only(&args.places)?;
     } else {
-        let plans = builds::plan(&args.path, &options(&args.places))?;
-        build::ensure(&plans)?;
-        for plan in &plans {
+        let all = plans(&args.path, &args.places)?;
+        build::ensure(&all)?;
+        for plan in &all {
             match recorded {
                 true => recordings(args, &plan.folder, verdict)?,
                 false => planned(plan, args.engine, verdict)?,

@@ -1,7 +1,8 @@
 //! The arithmetic behind the ops: products, attention, norms, written once over [`simd::Simd`] and compiled for each
 //! instruction set.
 //!
-//! * [`simd`]: sixteen `f32` lanes in plain Rust, on AVX-512 or AVX2 (`x86`), and the detection that picks one.
+//! * [`simd`]: sixteen `f32` lanes in plain Rust, on AVX-512 or AVX2 (`x86`), on ARM (`neon`), and the detection that
+//!   picks one.
 //! * [`rows`]: rows of numbers as they are stored (f32, f16, bf16), read sixteen at a time.
 //! * [`dot`]: `x · wᵀ` for rows of `w`; [`linear`] spreads it over the cores.
 //! * [`exp`], [`rowwise`]: the exponential, and what is computed row by row (norm, softmax, gates, rotation).
@@ -17,6 +18,8 @@ pub(crate) mod dot;
 pub(crate) mod exp;
 pub(crate) mod linear;
 mod mix;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod rows;
 pub(crate) mod rowwise;
 pub(crate) mod simd;

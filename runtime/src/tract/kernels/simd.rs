@@ -65,12 +65,16 @@ pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
             return unsafe { x86::with_avx2(kernel, simd) };
         }
     }
+    #[cfg(target_arch = "aarch64")]
+    return kernel.run(super::neon::Neon);
+    #[cfg(not(target_arch = "aarch64"))]
     kernel.run(Plain)
 }
 
 /// Plain Rust: every processor, and the meaning of the others. Without a fused multiply-add instruction it is slow but
 /// still gives the same bits.
 #[derive(Clone, Copy)]
+#[cfg_attr(target_arch = "aarch64", allow(dead_code))]
 pub(crate) struct Plain;
 
 impl Simd for Plain {
@@ -145,6 +149,8 @@ pub(crate) mod tests {
                 all.push(unsafe { x86::with_avx2(kernel.clone(), simd) });
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        all.push(kernel.clone().run(super::super::neon::Neon));
         all.push(kernel.clone().run(Plain));
         all
     }
