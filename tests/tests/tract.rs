@@ -376,3 +376,36 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_graph_of_fixed_size_says_so() {
+    let mut m = Model::new(&Shape { layers: 0, ..SMALL }, 1);
+    let tokens = m.builder.input("tokens", ValueType::new(DType::I32, [Dim::fixed(1), Dim::fixed(4)]));
+    let table = m.weight("table", &[9, 8], 0.0, 1.0);
+    let x = m.node("x", Op::Embed, &[tokens.into(), table]);
+    let logits = m.linear("head", x, 9);
+    let module = m.builder.finish([logits]);
+    let mut engine = TractEngine::new(&module, Arc::new(m.memory)).unwrap();
+    let shape = Shape { layers: 0, vocab: 9, ..SMALL };
+    let mut out = StepOutput::default();
+    let error = engine.step(&Step::random(&shape, 3, 2, &[0], 1).input(), &mut out).unwrap_err();
+    assert_eq!(error.to_string(), "the graph takes tokens of i32[1, 4], the step has [1, 3]");
+    engine.step(&Step::random(&shape, 4, 2, &[3], 1).input(), &mut out).unwrap();
+    engine.step(&Step::random(&shape, 4, 2, &[], 1).input(), &mut out).unwrap();
+}
+
+#[test]
+fn graphs_that_are_no_step_are_refused() {
+    let refused = |change: fn(&mut Module)| {
+        let (mut module, source) = sdar(&SMALL, 18);
+        change(&mut module);
+        TractEngine::new(&module, source).err().expect("an error").to_string()
+    };
+    assert_eq!(refused(|m| m.nodes[1].name = "places".into()), "a step has no input `places`");
+    assert_eq!(refused(|m| m.nodes[0].name = "mask.2".into()), "a step has no input `mask.2`");
+    assert_eq!(
+        refused(|m| m.nodes[2].ty.dtype = DType::F16),
+        "layers.0 %mix: cannot compute with f16[1, 1, T, C+T] here"
+    );
+    assert_eq!(refused(|m| m.bounds.c = 1 << 24), "T = 32 and C = 16777216 exceed 2^24 positions");
+}

@@ -17,6 +17,29 @@ pub(super) enum Input {
     Rows,
 }
 
+impl Input {
+    const ALL: [Input; 4] = [Input::Tokens, Input::Positions, Input::Mask, Input::Rows];
+
+    /// Its name in the graph.
+    fn name(self) -> &'static str {
+        match self {
+            Input::Tokens => "tokens",
+            Input::Positions => "positions",
+            Input::Mask => "mask",
+            Input::Rows => "rows",
+        }
+    }
+
+    /// How many axes it has.
+    fn rank(self) -> usize {
+        match self {
+            Input::Tokens | Input::Positions => 2,
+            Input::Mask => 4,
+            Input::Rows => 1,
+        }
+    }
+}
+
 /// The ends of a step graph.
 pub(super) struct Interface {
     /// Inputs in the order of the graph.
@@ -54,14 +77,10 @@ fn wrong<T>(what: String) -> Result<T, LowerError> {
 }
 
 fn input(node: &Node) -> Result<(Input, ValueType), LowerError> {
-    let (input, rank) = match node.name.as_str() {
-        "tokens" => (Input::Tokens, 2),
-        "positions" => (Input::Positions, 2),
-        "mask" => (Input::Mask, 4),
-        "rows" => (Input::Rows, 1),
-        name => return wrong(format!("a step has no input `{name}`")),
+    let Some(input) = Input::ALL.into_iter().find(|input| input.name() == node.name) else {
+        return wrong(format!("a step has no input `{}`", node.name));
     };
-    if node.ty.shape.len() != rank || node.ty.dtype.is_integer() == (input == Input::Mask) {
+    if node.ty.shape.len() != input.rank() || node.ty.dtype.is_integer() == (input == Input::Mask) {
         return wrong(format!("input `{}` cannot be {}", node.name, node.ty));
     }
     Ok((input, node.ty.clone()))
@@ -86,6 +105,6 @@ pub(super) fn input_shape(input: Input, ty: &ValueType, sizes: Sizes) -> Result<
     let shape: Option<Vec<usize>> = ty.shape.iter().map(|d| d.at(sizes)).collect();
     match shape {
         Some(shape) if shape == expected => Ok(shape),
-        _ => Err(format!("the graph takes {input:?} of {ty}, the step has {expected:?}").to_lowercase()),
+        _ => Err(format!("the graph takes {} of {ty}, the step has {expected:?}", input.name())),
     }
 }

@@ -35,6 +35,9 @@ pub(super) struct Lowered {
 }
 
 /// Lowers `module`; the values of `wanted` become the outputs, in order.
+///
+/// tract's optimizer is left out: with the weights inside our ops it has nothing to win, and 0.23.9 loses an output when
+/// it merges three equal nodes of which two are outputs.
 pub(super) fn lower(
     module: &Module,
     source: &Arc<dyn WeightSource>,
@@ -53,8 +56,7 @@ pub(super) fn lower(
     let outputs = wanted.iter().map(|id| lowering.value(*id)).collect::<Result<Vec<_>, _>>()?;
     let failed = |e| LowerError::Tract { place: "the graph".into(), message: format!("{e:#}") };
     lowering.model.select_output_outlets(&outputs).map_err(failed)?;
-    let model = lowering.model;
-    Ok(Lowered { model, symbols: lowering.symbols })
+    Ok(Lowered { model: lowering.model, symbols: lowering.symbols })
 }
 
 /// The `cached` nodes whose value is needed as a whole: read by something else than an attention, or asked for.
