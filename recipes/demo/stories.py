@@ -1,7 +1,7 @@
 """The story grammar: short stories about one character and one object, and a checker that parses them again.
 
-A story is an opening, one of eight plots (a small problem, what is tried, how it is solved) and an ending. Each step is one choice
-among a few sentences with slots. The checker turns the same sentences into patterns: a sentence that the model wrote is clean when
+A story is an opening, one of eight plots (a small problem, what is tried, how it is solved) and an ending. Each step is a sentence
+with slots, or a choice among a few. The checker turns the same sentences into patterns: a sentence that the model wrote is clean when
 the grammar could have written it, and a story is consistent when its slots hold one hero, one friend and one object.
 """
 import re
@@ -22,54 +22,36 @@ OPENING = [
      "In a quiet {land} lived a {feel} {hero} named {N}.", "Long ago a {feel} {hero} named {N} lived near a {land}."],
 ]
 MEET = "{F} the {friend}"
-OWN = ["{N} had {a_thing} and loved it very much.", "{N} had {a_thing} and took it everywhere.", "The best thing {N} had was {a_thing}."]
+OWN = ["{N} had {a_thing} and loved it very much.", "{N} had {a_thing} and took it everywhere."]
 DAY = ["One {sky} {time}, ", "One {time}, "]
 
+# One sentence for each step, so that a story holds together; which plots fit depends on the object.
 PLOTS = {
-    "lost": [OWN, [d + "the {thing} was gone." for d in DAY],
-             ["{N} looked {place}, but it was not there.", "First {N} looked {place}, but found nothing."],
-             ["Then {N} looked {place2}, but it was not there.", "Then {N} looked {place2}, but found only leaves."],
-             [MEET + " came by and said, \"I saw your {thing} {place3}.\"", "\"I saw your {thing} {place3},\" said " + MEET + "."],
-             ["They ran there together, and there it was.", "They went there together and found the {thing}."]],
-    "found": [[d + "{N} found {a_thing} {place}." for d in DAY], ["\"Whose {thing} is this?\" asked {N}.", "{N} wanted to know whose {thing} it was."],
-              ["{N} asked everyone in the {land}.", "{N} went from door to door to ask."],
-              ["At last {N} met " + MEET + ", who was crying.", "At last {N} came to " + MEET + ", who looked very sad."],
-              ["\"I lost my {thing},\" said {F}.", "\"My {thing} is gone,\" said {F}."],
-              ["{N} smiled and gave the {thing} back.", "\"Here it is,\" said {N}, and gave it back."]],
-    "broken": [OWN, [d + "the {thing} fell down and broke." for d in DAY], ["{N} sat down and cried.", "{N} was very sad."],
-               [MEET + " heard it and came to help.", MEET + " came by and asked what was wrong."],
-               ["\"Do not cry, {N}, we can mend it,\" said {F}.", "\"We can mend it together,\" said {F}."],
-               ["They worked until the sun went down.", "They worked all day with glue and string."],
-               ["In the end the {thing} was as good as new.", "At last the {thing} was whole again."]],
-    "storm": [OWN, ["One windy {time}, a storm took the {thing} away.", "One windy {time}, the wind blew the {thing} into a tall tree."],
-              ["{N} ran after it, but the wind was too fast.", "{N} jumped and jumped, but it was too high."],
-              [MEET + " saw it all from the window.", "Just then " + MEET + " came along the road."],
-              ["\"Stand on my back,\" said {F}.", "\"I will help you,\" said {F}."],
-              ["Together they reached up and got the {thing}.", "Together they caught the {thing} at last."]],
-    "share": [OWN, [d + MEET + " came to play." for d in DAY], ["\"May I have the {thing}?\" asked {F}.", "{F} looked at the {thing} and wanted it too."],
-              ["{N} did not want to share and said no.", "\"No, it is mine,\" said {N}."],
-              ["{F} went away and sat alone {place}.", "{F} was sad and walked home alone."],
-              ["Soon {N} felt sorry and ran after {F}.", "Then {N} felt lonely and went to find {F}."],
-              ["\"Let us take turns with the {thing},\" said {N}.", "\"We can share the {thing},\" said {N}."]],
-    "gift": [["It was the birthday of " + MEET + ".", "The next day was the birthday of " + MEET + "."],
-             ["{N} wanted to give {F} {a_thing}.", "{N} thought {a_thing} would be the best gift."],
-             ["But there was no {thing} in the shop.", "But {N} had no money for it."],
-             ["So {N} worked all night to make one.", "So {N} made one with wood and paint."],
-             ["In the {time} {N} brought the gift to {F}.", "In the {time} {N} knocked at the door."],
-             ["\"{A_thing}, just for me!\" said {F}.", "\"This is the best {thing} in the world!\" said {F}."]],
-    "dark": [["{N} was afraid of the dark.", "At night {N} could not sleep."], ["One night there was a strange noise {place}.", "One night {N} heard a noise {place}."],
-             ["{N} took {a_thing} and went out to look.", "{N} held {a_thing} tight and went to see."],
-             ["It was only " + MEET + ", who had lost the way.", "There stood " + MEET + ", cold and lost."],
-             ["\"Please help me get home,\" said {F}.", "\"I am so glad to see you,\" said {F}."],
-             ["With the {thing} in front they walked home safely.", "{N} gave {F} the {thing} and showed the way."],
-             ["After that {N} was not afraid of the dark.", "From that night on {N} slept well."]],
-    "work": [OWN, [d + "{N} saw " + MEET + " at work {place}." for d in DAY], ["{F} had too much to carry and was tired.", "{F} had to fix a fence and was tired."],
-             ["\"Can you help me?\" asked {F}.", "\"This is too hard for me,\" said {F}."],
-             ["{N} thought about it and had an idea.", "\"I have an idea,\" said {N}."],
-             ["With the {thing} it was easy to do.", "They used the {thing}, and soon the work was done."]],
+    "lost": [OWN, [d + "the {thing} was gone." for d in DAY], ["First {N} looked {place}, but found nothing."],
+             ["Then {N} looked {place2}, but it was not there."], [MEET + " came by and said, \"I saw your {thing} {place3}.\""],
+             ["They ran there together, and there it was."]],
+    "found": [[d + "{N} found {a_thing} {place}." for d in DAY], ["{N} wanted to know whose {thing} it was."], ["{N} went from door to door to ask."],
+              ["At last {N} came to " + MEET + ", who looked very sad."], ["\"I lost my {thing},\" said {F}."], ["\"Here it is,\" said {N}, and gave it back."]],
+    "broken": [OWN, [d + "the {thing} fell down and broke." for d in DAY], ["{N} sat down and cried."], [MEET + " came by and asked what was wrong."],
+               ["\"We can mend it together,\" said {F}."], ["They worked all day with glue and string."], ["In the end the {thing} was as good as new."]],
+    "storm": [OWN, ["One windy {time}, the wind blew the {thing} into a tall tree."], ["{N} jumped and jumped, but it was too high."],
+              ["Just then " + MEET + " came along the road."], ["\"Stand on my back,\" said {F}."], ["Together they reached up and got the {thing}."]],
+    "share": [OWN, [d + MEET + " came to play." for d in DAY], ["\"May I have the {thing}?\" asked {F}."], ["{N} did not want to share and said no."],
+              ["{F} was sad and walked home alone."], ["Soon {N} felt sorry and ran after {F}."], ["\"We can share the {thing},\" said {N}."]],
+    "gift": [["It was the birthday of " + MEET + "."], ["{N} wanted to give {F} {a_thing}."], ["But there was no {thing} in the shop."],
+             ["So {N} worked all night to make one."], ["In the {time} {N} knocked at the door."], ["\"This is the best {thing} in the world!\" said {F}."]],
+    "dark": [["{N} was afraid of the dark."], ["One night there was a strange noise {place}."], ["{N} took {a_thing} and went out to look."],
+             ["It was only " + MEET + ", who had lost the way."], ["\"Please help me get home,\" said {F}."], ["With the {thing} in front they walked home safely."],
+             ["After that {N} was not afraid of the dark."]],
+    "work": [OWN, [d + "{N} saw " + MEET + " at work {place}." for d in DAY], ["{F} had too much to carry and was tired."], ["\"Can you help me?\" asked {F}."],
+             ["{N} thought about it and had an idea."], ["They used the {thing}, and soon the work was done."]],
 }
+FITTING = {"lantern": ["dark"], "kite": ["storm"], "drum": ["share"], "ball": ["share", "lost"], "boat": ["broken"], "bell": ["found"], "hat": ["storm"],
+           "map": ["found"], "key": ["lost"], "book": ["share"], "basket": ["work"], "scarf": ["gift"], "blanket": ["gift"], "cup": ["broken"], "flute": ["gift"],
+           "umbrella": ["storm"], "cookie": ["share"], "pumpkin": ["found"], "balloon": ["storm"], "wagon": ["work"], "mirror": ["broken"],
+           "feather": ["found"], "button": ["lost"], "ladder": ["work"]}
 ENDING = [
-    ["{N} thanked {F}, and they ate {treat}.", "Then they ate {treat} and laughed.", "They sat down and ate {treat} together.", "{F} gave {N} a big hug."],
+    ["{N} thanked {F}, and they ate {treat}.", "Then they ate {treat} and laughed.", "They sat down and ate {treat} together."],
     ["From that day on they were best friends.", "{N} and {F} were happy.", "{N} learned that friends help each other.", "They played together until the stars came out.",
      "And {N} went to bed with a smile."],
 ]
@@ -88,7 +70,7 @@ def story(rng, hero, thing):
     fill = dict(hero=hero, thing=thing, N=name, F=friend_name, friend=rng.choice([h for h in HEROES if h != hero]), a_thing=thing_a,
                 A_thing=thing_a.capitalize(), feel=rng.choice(FEEL), land=rng.choice(LAND), sky=rng.choice(SKY), time=rng.choice(TIME),
                 treat=rng.choice(TREAT), place=places[0], place2=places[1], place3=places[2])
-    steps = OPENING + PLOTS[rng.choice(list(PLOTS))] + ENDING
+    steps = OPENING + PLOTS[rng.choice(FITTING[thing])] + ENDING
     return " ".join(rng.choice(step).format(**fill) for step in steps)
 
 

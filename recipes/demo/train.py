@@ -2,7 +2,6 @@
 
     python train.py --minutes 80 --seed 7            # exports to model/, state in train-state/
     python train.py --minutes 80 --resume            # continue after an interruption
-    python train.py --minutes 110 --resume --polish --lr 7e-3   # a last part with another mix
 
 The learning rate follows the clock, not a step count: it warms up, then falls along a cosine that ends when the minutes are used up, so a slow
 machine takes fewer steps but still ends well. Exported are the averaged weights (EMA) in bfloat16.
@@ -75,10 +74,7 @@ def main():
     p.add_argument("--state", type=Path, default=HERE / "train-state")
     p.add_argument("--export-every", type=float, default=10, help="minutes between exports")
     p.add_argument("--resume", action="store_true")
-    p.add_argument("--polish", action="store_true", help="the mix of the last part; with --resume and more --minutes")
     a = p.parse_args()
-    if a.polish:
-        corpus.polish()
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
     a.state.mkdir(parents=True, exist_ok=True)
