@@ -47,7 +47,7 @@ pub enum Op {
     /// `cached $c, %x`: the committed rows, then this step's; `[1, KV, T, D]` → `[1, KV, C+T, D]`.
     Cached,
     /// `attention %q, %k, %v, %mask {scale}`: `softmax(q·kᵀ·scale + mask)·v`; query head `i` uses key/value head
-    /// `i / (H / KV)`.
+    /// `i / (H / KV)`. A token that sees no key at all has no defined result; sessions make no such mask.
     Attention {
         /// Multiplies the scores.
         scale: f32,
