@@ -176,8 +176,8 @@ fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Resul
     let unused = Scheme::F32;
     let module = passes::run(imported, &wanted, scheme.unwrap_or(&unused), &mut |_| {}).map_err(Box::new)?;
     let block = block.or(config.block);
-    let facts = |mask| Generation::defaults(config.family, block, mask, config.end_ids.clone());
-    let generation = checkpoint.mask_id().ok().map(facts);
+    let tokens = checkpoint.mask_id().and_then(|mask| Ok((mask, checkpoint.end_ids()?)));
+    let generation = tokens.ok().map(|(mask, ends)| Generation::defaults(config.family, block, mask, ends));
     let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
     Ok(Opened { name, module, source: checkpoint.clone(), generation, block, text, artifact: None })
 }

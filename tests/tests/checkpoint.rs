@@ -1,6 +1,8 @@
 //! Checkpoints as they are published, and as they must not be.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[path = "checkpoint/families.rs"]
+mod families;
 mod small;
 
 use std::fs;
@@ -45,17 +47,12 @@ const DECODER: Decoder = Decoder {
 
 impl Folder {
     fn new(decoder: &Decoder, encoding: &dyn Fn(&str) -> Encoding) -> Folder {
-        let config = json!({
-            "architectures": ["SDARForCausalLM"], "model_type": "sdar", "attention_bias": false, "block_size": 4,
-            "bos_token_id": 1, "eos_token_id": 1, "head_dim": decoder.head_dim, "hidden_act": "silu",
-            "hidden_size": decoder.hidden, "intermediate_size": decoder.intermediate, "mask_token_id": 6,
-            "max_position_embeddings": 512, "num_attention_heads": decoder.heads, "num_hidden_layers": decoder.layers,
-            "num_key_value_heads": decoder.kv_heads, "rms_norm_eps": 1e-6, "rope_scaling": null, "rope_theta": 1000000,
-            "sliding_window": null, "tie_word_embeddings": decoder.tied, "torch_dtype": "bfloat16",
-            "use_sliding_window": false, "vocab_size": decoder.vocab, "debug": false, "ep_size": 1,
-        });
+        Folder::of(Family::Sdar, sdar(decoder), decoder, encoding)
+    }
+
+    fn of(family: Family, config: Value, decoder: &Decoder, encoding: &dyn Fn(&str) -> Encoding) -> Folder {
         let all = Tensors::random(decoder, 5, encoding);
-        let tensors = names::expected(decoder).into_iter().map(|e| {
+        let tensors = names::expected(decoder, family.facts().stored_name).into_iter().map(|e| {
             let (ty, bytes) = all.0[&e.name].clone();
             let dtype = match ty.encoding {
                 Encoding::F32 => "F32",
@@ -99,6 +96,19 @@ impl Folder {
         self.write("model.safetensors.index.json", index.to_string());
         index
     }
+}
+
+/// config.json of an SDAR checkpoint.
+fn sdar(decoder: &Decoder) -> Value {
+    json!({
+    "architectures": ["SDARForCausalLM"], "model_type": "sdar", "attention_bias": false, "block_size": 4,
+        "bos_token_id": 1, "eos_token_id": 1, "head_dim": decoder.head_dim, "hidden_act": "silu",
+        "hidden_size": decoder.hidden, "intermediate_size": decoder.intermediate, "mask_token_id": 6,
+        "max_position_embeddings": 512, "num_attention_heads": decoder.heads, "num_hidden_layers": decoder.layers,
+        "num_key_value_heads": decoder.kv_heads, "rms_norm_eps": 1e-6, "rope_scaling": null, "rope_theta": 1000000,
+        "sliding_window": null, "tie_word_embeddings": decoder.tied, "torch_dtype": "bfloat16",
+        "use_sliding_window": false, "vocab_size": decoder.vocab, "debug": false, "ep_size": 1,
+    })
 }
 
 fn safetensors(tensors: &[Stored]) -> Vec<u8> {
@@ -193,7 +203,7 @@ fn ends_of_text() {
         (json!([1, 2]), None, vec![1, 2]),
         (Value::Null, None, vec![]),
         (json!(1), Some(json!({ "eos_token_id": [3, 1] })), vec![3, 1]),
-        (json!(1), Some(json!({ "eos_token_id": 0 })), vec![0]),
+        (json!([1, 1]), Some(json!({ "eos_token_id": 0 })), vec![0, 1]),
         (json!(1), Some(json!({ "eos_token_id": null })), vec![1]),
         (json!(1), Some(json!({})), vec![1]),
     ] {
@@ -343,7 +353,7 @@ fn every_tensor_may_have_its_own_type() {
     };
     let folder = Folder::new(&DECODER, &encoding);
     let checkpoint = open(&folder);
-    for expected in names::expected(&DECODER) {
+    for expected in names::expected(&DECODER, names::usual) {
         let stored = &folder.tensors[folder.at(&expected.stored)];
         let tensor = checkpoint.tensor(&expected.name).unwrap();
         assert_eq!(
@@ -367,21 +377,8 @@ fn one_file_or_several() {
     let files: Vec<_> = sharded.files().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(files, ["a-1-of-2.safetensors", "b-2-of-2.safetensors"]);
     assert_eq!(single.files().count(), 1);
-    for expected in names::expected(&DECODER) {
+    for expected in names::expected(&DECODER, names::usual) {
         assert_eq!(numbers(&single, &expected.name), numbers(&sharded, &expected.name), "{}", expected.name);
-    }
-}
-
-#[test]
-fn the_sharded_fixture_is_the_plain_one_rounded() {
-    let plain = Checkpoint::open(&fixture("sdar/tiny")).unwrap();
-    let sharded = Checkpoint::open(&fixture("sdar/tiny-sharded-bf16")).unwrap();
-    assert_eq!(plain.config(), sharded.config());
-    for expected in names::expected(&plain.config().decoder) {
-        let (mut bytes, exact) = (Vec::new(), numbers(&plain, &expected.name));
-        quant::encode(Encoding::BF16, &exact, &mut bytes).unwrap();
-        let kept = sharded.tensor(&expected.name).unwrap();
-        assert_eq!((kept.ty.encoding, kept.bytes), (Encoding::BF16, &bytes[..]), "{}", expected.name);
     }
 }
 
@@ -392,6 +389,8 @@ fn a_config_that_makes_no_sense() {
     let set = |key: &'static str, value: Value| (key, value);
     for (change, words) in [
         (set("model_type", json!("gpt2")), ["`model_type` is `gpt2`", "no family known"]),
+        (set("model_type", json!("\u{1b}[2J")), ["`model_type` is `\\u{1b}[2J`", "`Dream` with `DreamModel`"]),
+        (set("model_type", json!("llada")), ["`llada` and `architectures` `SDARForCausalLM`", "no family"]),
         (set("model_type", json!("sdar_moe")), ["`sdar_moe`", "no family known"]),
         (set("model_type", json!("Dream2")), ["`Dream2` and `architectures` `SDARForCausalLM`", "no family"]),
         (
@@ -406,9 +405,9 @@ fn a_config_that_makes_no_sense() {
         (set("hidden_size", json!(4294967300u64)), ["`hidden_size` is 4294967300", "whole number"]),
         (set("num_hidden_layers", json!(1025)), ["`num_hidden_layers` is 1025", "from 1 to 1024"]),
         (set("vocab_size", json!(1u64 << 33)), ["`vocab_size` is 8589934592", "whole number"]),
-        (set("num_key_value_heads", json!(2)), ["9 query heads (`num_attention_heads`)", "cannot share 2"]),
+        (set("num_key_value_heads", json!(2)), ["9 query heads cannot share 2 key/value heads", ""]),
         (set("num_key_value_heads", json!(0)), ["`num_key_value_heads` is 0", ""]),
-        (set("head_dim", json!(3)), ["`head_dim` 3 cannot be rotated in halves", ""]),
+        (set("head_dim", json!(3)), ["heads of 3 cannot be rotated in halves", ""]),
         (set("head_dim", json!(0)), ["`head_dim` is 0", ""]),
         (set("rms_norm_eps", json!(0)), ["`rms_norm_eps` is 0, not a number above 0", ""]),
         (set("rms_norm_eps", json!(1e300)), ["`rms_norm_eps` inf", "range of floats"]),
@@ -739,7 +738,7 @@ proptest! {
         folder.write("model.safetensors", &bytes);
         match Checkpoint::open(folder.dir.path()) {
             Err(error) => prop_assert!(error.to_string().contains("tensors"), "{}", error),
-            Ok(checkpoint) => names::expected(&DECODER).iter().for_each(|e| drop(numbers(&checkpoint, &e.name))),
+            Ok(checkpoint) => names::expected(&DECODER, names::usual).iter().for_each(|e| drop(numbers(&checkpoint, &e.name))),
         }
     }
 

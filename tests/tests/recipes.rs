@@ -337,8 +337,8 @@ fn a_family_has_the_same_defaults_with_and_without_a_recipe() {
     let build = load(&path, &[]).unwrap().builds.remove(0);
     let ours = Generation::defaults(Family::Sdar, None, 0, vec![]);
     let g = build.generate;
-    assert_eq!((ours.algorithm, ours.strategy, ours.logits), (*g.algorithm, *g.strategy, *g.sampler));
-    assert_eq!((ours.block, ours.steps, ours.top_k), (*build.shape.block, *g.steps, *g.top_k));
+    assert_eq!((ours.algorithm, ours.strategy, ours.logits), (*g.algorithm, Some(*g.strategy), *g.sampler));
+    assert_eq!((ours.block, ours.steps, ours.top_k), (*build.shape.block, Some(*g.steps), *g.top_k));
     assert_eq!((ours.max_tokens, ours.seed), (*g.max_tokens, *g.seed));
     let threshold: Vec<f32> = g.threshold.iter().map(|&t| t as f32).collect();
     assert_eq!((ours.threshold, ours.temperature, ours.top_p), (threshold, *g.temperature as f32, *g.top_p as f32));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
-use diffulex_compiler::generation::{Attention, Family, Generation, Logits};
+use diffulex_compiler::generation::{Generation, Logits, Reuse};
 use diffulex_compiler::ir::Encoding;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Recipe};
 
@@ -105,11 +105,13 @@ fn check(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<(), Diagnosti
         wrong.push(refuse("shape::cache", message).label(&cache.origin, "longer than that"));
     }
     let sampler = &build.generate.sampler;
-    let aligned = match config.family {
-        Family::Sdar => Logits::Aligned,
-    };
-    if sampler.value != aligned {
-        let message = format!("row i of family `{}` names token i", config.family.name());
+    let logits = config.family.facts().logits;
+    if sampler.value != logits {
+        let named = match logits {
+            Logits::Aligned => "token i",
+            Logits::Shifted => "token i + 1",
+        };
+        let message = format!("row i of family `{}` names {named}", config.family);
         wrong.push(refuse("generate::sampler", message).label(&sampler.origin, "would shift every token by one"));
     }
     if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
@@ -120,23 +122,31 @@ fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generati
     let config = checkpoint.config();
     let recipe::Generate { algorithm, strategy, steps, threshold, temperature, top_k, top_p, max_tokens, seed, .. } =
         &build.generate;
-    if config.end_ids.is_empty() {
-        let folder = checkpoint.folder().display();
+    let end_ids = checkpoint.end_ids()?;
+    if end_ids.is_empty() {
+        let (folder, texts) = (checkpoint.folder().display(), config.family.facts().end_texts.join(" or "));
         return Err(Error::Usage(format!(
-            "{folder}: neither config.json nor generation_config.json has `eos_token_id`"
+            "{folder}: neither config.json nor generation_config.json has `eos_token_id`, and the tokenizer's files \
+             list no {texts}"
         )));
     }
     Ok(Generation {
         family: config.family,
-        attention: Attention::BlockCausal,
-        logits: Logits::Aligned,
+        attention: config.family.facts().attention,
+        logits: config.family.facts().logits,
         block: build.shape.block.value,
         mask_id: checkpoint.mask_id()?,
-        end_ids: config.end_ids.clone(),
+        end_ids,
         algorithm: algorithm.value,
-        strategy: strategy.value,
-        steps: steps.value,
+        strategy: Some(strategy.value),
+        steps: Some(steps.value),
         threshold: threshold.value.iter().map(|&t| t as f32).collect(),
+        small_block: None,
+        reuse: Reuse::None,
+        canvas: None,
+        eps: None,
+        alg_temp: None,
+        guidance: None,
         temperature: temperature.value as f32,
         top_k: top_k.value,
         top_p: top_p.value as f32,

@@ -142,19 +142,17 @@ fn apply(flags: &Sampling, generation: &mut Generation) -> Result<(), Error> {
         generation.threshold = vec![range("threshold", value, 0.0, 1.0)?];
     }
     if let Some(name) = &flags.strategy {
-        generation.strategy = Remasking::from_name(name).ok_or_else(|| {
+        generation.strategy = Some(Remasking::from_name(name).ok_or_else(|| {
             Error::Usage(format!("there is no strategy `{name}`; there are {}", Remasking::NAMES.join(", ")))
-        })?;
+        })?);
     }
-    for (name, flag, slot) in
-        [("max-tokens", flags.max_tokens, &mut generation.max_tokens), ("steps", flags.steps, &mut generation.steps)]
+    if let Some((name, _)) =
+        [("max-tokens", flags.max_tokens), ("steps", flags.steps)].iter().find(|(_, flag)| *flag == Some(0))
     {
-        match flag {
-            Some(0) => return Err(Error::Usage(format!("--{name} is at least 1"))),
-            Some(value) => *slot = value,
-            None => {}
-        }
+        return Err(Error::Usage(format!("--{name} is at least 1")));
     }
+    generation.max_tokens = flags.max_tokens.unwrap_or(generation.max_tokens);
+    generation.steps = flags.steps.or(generation.steps);
     generation.top_k = flags.top_k.unwrap_or(generation.top_k);
     generation.seed = flags.seed.unwrap_or(generation.seed);
     Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use diffulex_compiler::generation::Generation;
+use diffulex_compiler::generation::{Generation, Reuse};
 use diffulex_compiler::ir::{self, Module};
 use diffulex_compiler::recipe;
 use diffulex_edge::Error;
@@ -97,17 +97,27 @@ fn model(opened: &Opened) -> String {
 }
 
 fn facts(g: &Generation) -> String {
+    let own = [
+        g.strategy.map(|s| s.to_string()),
+        g.steps.map(|n| format!("{n} steps")),
+        g.small_block.map(|n| format!("small blocks of {n}")),
+        (g.reuse != Reuse::None).then(|| format!("reuse {}", g.reuse)),
+        g.canvas.map(|n| format!("canvas {n}")),
+        g.eps.map(|x| format!("eps {x}")),
+        g.alg_temp.map(|x| format!("alg-temp {x}")),
+        g.guidance.map(|x| format!("guidance {x}")),
+    ];
+    let own: String = own.into_iter().flatten().map(|text| text + ", ").collect();
     let threshold: Vec<String> = g.threshold.iter().map(f32::to_string).collect();
     format!(
         "generation {} of family {}, blocks of {}, mask token {}, end tokens {:?}\n\
-         defaults   {}, {} steps, threshold {}, temperature {}, top-k {}, top-p {}, {} tokens, seed {}\n",
+         defaults   {}threshold {}, temperature {}, top-k {}, top-p {}, {} tokens, seed {}\n",
         g.algorithm,
         g.family,
         g.block,
         g.mask_id,
         g.end_ids,
-        g.strategy,
-        g.steps,
+        own,
         threshold.join(" "),
         g.temperature,
         g.top_k,

@@ -13,9 +13,9 @@ use super::CheckpointError;
 /// Largest JSON file that is read. The largest published ones are tokenizer.json of Qwen (11 MB) and of LLaDA (6 MB).
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A JSON object and the file it came from.
+/// A JSON object and the file it came from. It knows no model: which keys there are stands with the families.
 #[derive(Debug)]
-pub(super) struct Json {
+pub struct Json {
     pub(super) file: PathBuf,
     pub(super) object: Map<String, Value>,
 }
@@ -46,28 +46,38 @@ impl Json {
     }
 
     /// The value of a key; `null` counts as absent.
-    pub(super) fn get(&self, key: &str) -> Option<&Value> {
+    pub fn get(&self, key: &str) -> Option<&Value> {
         self.object.get(key).filter(|v| !v.is_null())
     }
 
-    pub(super) fn error(&self, what: impl Into<String>) -> CheckpointError {
+    /// An error about this file.
+    pub fn error(&self, what: impl Into<String>) -> CheckpointError {
         CheckpointError::File { file: self.file.clone(), what: what.into() }
     }
 
     /// A whole number from 1 to `most`.
-    pub(super) fn size(&self, key: &str, most: u32) -> Result<u32, CheckpointError> {
+    ///
+    /// # Errors
+    /// When the key is absent or out of range.
+    pub fn size(&self, key: &str, most: u32) -> Result<u32, CheckpointError> {
         let value = self.get(key).ok_or_else(|| self.error(format!("has no `{key}`")))?;
         let size = value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| (1..=most).contains(n));
         size.ok_or_else(|| self.error(format!("`{key}` is {value}, not a whole number from 1 to {most}")))
     }
 
     /// As [`Json::size`], for a key that may be absent.
-    pub(super) fn size_if_present(&self, key: &str, most: u32) -> Result<Option<u32>, CheckpointError> {
+    ///
+    /// # Errors
+    /// When the value is out of range.
+    pub fn size_if_present(&self, key: &str, most: u32) -> Result<Option<u32>, CheckpointError> {
         self.get(key).map(|_| self.size(key, most)).transpose()
     }
 
-    /// A token id below `vocab`, or a list of them, as both occur.
-    pub(super) fn ids(&self, key: &str, vocab: u32) -> Result<Vec<u32>, CheckpointError> {
+    /// A token id below `vocab`, or a list of them, as both occur; absent is none.
+    ///
+    /// # Errors
+    /// When the value is neither.
+    pub fn ids(&self, key: &str, vocab: u32) -> Result<Vec<u32>, CheckpointError> {
         let wrong =
             || self.error(format!("`{key}` is neither a token id below `vocab_size` {vocab} nor a list of them"));
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n < vocab).ok_or_else(wrong);
@@ -79,7 +89,10 @@ impl Json {
     }
 
     /// A switch; absent counts as `false`.
-    pub(super) fn switch(&self, key: &str) -> Result<bool, CheckpointError> {
+    ///
+    /// # Errors
+    /// When the value is not true or false.
+    pub fn switch(&self, key: &str) -> Result<bool, CheckpointError> {
         match self.get(key) {
             None => Ok(false),
             Some(Value::Bool(on)) => Ok(*on),
@@ -88,10 +101,56 @@ impl Json {
     }
 
     /// A finite number above 0.
-    pub(super) fn positive(&self, key: &str) -> Result<f64, CheckpointError> {
+    ///
+    /// # Errors
+    /// When the key is absent or something else.
+    pub fn positive(&self, key: &str) -> Result<f64, CheckpointError> {
         let value = self.get(key).ok_or_else(|| self.error(format!("has no `{key}`")))?;
         let number = value.as_f64().filter(|x| x.is_finite() && *x > 0.0);
         number.ok_or_else(|| self.error(format!("`{key}` is {value}, not a number above 0")))
+    }
+
+    /// Refuses the file when `key` holds anything but one of `supported`; absent and `null` pass.
+    ///
+    /// # Errors
+    /// Names the key, its value and what is supported.
+    pub fn only(&self, key: &str, supported: &[Value]) -> Result<(), CheckpointError> {
+        match self.get(key) {
+            Some(value) if !supported.contains(value) => {
+                let list: Vec<String> = supported.iter().chain([&Value::Null]).map(Value::to_string).collect();
+                Err(self.error(format!("`{key}` is {value}; supported: {}", list.join(", "))))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As [`Json::only`] with a single value, for a key whose absence means something else.
+    ///
+    /// # Errors
+    /// Names the key, its value and what is supported.
+    pub fn must_be(&self, key: &str, supported: &Value) -> Result<(), CheckpointError> {
+        match self.get(key) {
+            Some(value) if value == supported => Ok(()),
+            Some(value) => Err(self.error(format!("`{key}` is {value}; supported: {supported}"))),
+            None => Err(self.error(format!("has no `{key}`; supported: {supported}"))),
+        }
+    }
+
+    /// The object that a key holds, as if it were a file of its own.
+    ///
+    /// # Errors
+    /// When the value is something else.
+    pub fn nested(&self, key: &str) -> Result<Option<Json>, CheckpointError> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(Json { file: self.file.clone(), object: object.clone() })),
+            Some(other) => Err(self.error(format!("`{key}` is {other}, not an object"))),
+        }
+    }
+
+    /// The keys whose values are not `null`.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.object.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| key.as_str())
     }
 }
 

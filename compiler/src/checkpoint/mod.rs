@@ -1,10 +1,12 @@
 //! A Hugging Face folder: what its files say of the model, and its tensors, mapped and checked but not read.
 //!
-//! Reading order: [`config`] (config.json and generation_config.json), [`names`] (tensor names), [`shards`] (the
-//! files), [`tokens`] (the mask token). Only this folder and `models` know Hugging Face names.
+//! Reading order: [`json`] (keys and values), [`config`] (config.json and generation_config.json), [`names`] (tensor
+//! names), [`shards`] (the files), [`tokens`] (the mask token and those that end a text). What differs from family to
+//! family stands in `models`; only this folder and that one know Hugging Face names.
 
 pub mod config;
-mod json;
+mod error;
+pub mod json;
 pub mod names;
 pub mod shards;
 pub mod tokens;
@@ -12,6 +14,7 @@ pub mod tokens;
 use std::path::{Path, PathBuf};
 
 pub use config::Config;
+pub use error::CheckpointError;
 pub use shards::Shards;
 
 use crate::ir::{StoredTensor, WeightError, WeightSource, WeightType};
@@ -24,47 +27,6 @@ pub struct Checkpoint {
     shards: Shards,
 }
 
-/// Why a folder cannot serve as a checkpoint.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// A file cannot be read.
-    #[error("{}: {error}", file.display())]
-    Io {
-        /// The file.
-        file: PathBuf,
-        /// What the system says.
-        error: std::io::Error,
-    },
-    /// A file does not say what it must, or says something that is not supported.
-    #[error("{}: {what}", file.display())]
-    File {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// One tensor is not what the configuration says.
-    #[error("{}: tensor `{}` {what}", file.display(), tensor.escape_debug())]
-    Tensor {
-        /// The file that holds it, or should.
-        file: PathBuf,
-        /// Its name in the file.
-        tensor: String,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// Tensors that the configuration asks for are in no file, or tensors in a file have no place in the model.
-    #[error("{}: {}", folder.display(), describe_lists(missing, extra))]
-    Tensors {
-        /// The checkpoint.
-        folder: PathBuf,
-        /// Names that no file holds.
-        missing: Vec<String>,
-        /// `name (file)` of tensors that the model does not have.
-        extra: Vec<String>,
-    },
-}
-
 impl Checkpoint {
     /// Opens a folder and checks it: the configuration makes sense, every tensor of the model is there with the right
     /// shape and a float type, and nothing else is.
@@ -73,7 +35,10 @@ impl Checkpoint {
     /// One error that names the file, and the tensor where there is one.
     pub fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
         let config = Config::read(folder)?;
-        let shards = Shards::open(folder)?.select(&names::expected(&config.decoder), config.decoder.tied)?;
+        let stored_name = config.family.facts().stored_name;
+        let head = config.decoder.tied.then(|| stored_name("lm_head"));
+        let expected = names::expected(&config.decoder, stored_name);
+        let shards = Shards::open(folder)?.select(&expected, head.as_deref())?;
         Ok(Checkpoint { folder: folder.to_path_buf(), config, shards })
     }
 
@@ -104,8 +69,24 @@ impl Checkpoint {
     pub fn mask_id(&self) -> Result<u32, CheckpointError> {
         match self.config.mask_id {
             Some(id) => Ok(id),
-            None => tokens::mask_id(&self.folder, self.config.decoder.vocab),
+            None => tokens::mask_id(&self.folder, self.config.decoder.vocab, self.config.family.facts().mask_texts),
         }
+    }
+
+    /// The tokens that end an answer: [`Config::end_ids`], then those that the tokenizer's files have under the texts
+    /// that end a turn or a text in this family. Each is there once; none may be there at all.
+    ///
+    /// # Errors
+    /// When a tokenizer file is damaged.
+    pub fn end_ids(&self) -> Result<Vec<u32>, CheckpointError> {
+        let Config { family, decoder, end_ids, .. } = &self.config;
+        let mut all = end_ids.clone();
+        for id in tokens::ids(&self.folder, decoder.vocab, family.facts().end_texts)? {
+            if !all.contains(&id) {
+                all.push(id);
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -117,15 +98,4 @@ impl WeightSource for Checkpoint {
     fn release(&self, name: &str) {
         self.shards.release(name);
     }
-}
-
-fn describe_lists(missing: &[String], extra: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let list = |what: &str, names: &[String]| match names.len() {
-        0 => String::new(),
-        n if n > SHOWN => format!("{what} {}, … ({n} in all)", names[..SHOWN].join(", ")),
-        _ => format!("{what} {}", names.join(", ")),
-    };
-    let parts = [list("missing tensors:", missing), list("tensors that the model does not have:", extra)];
-    parts.into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("; ")
 }

@@ -13,13 +13,14 @@ pub struct Expected {
     pub shape: Vec<u32>,
 }
 
-/// The tensors of a model, in the order in which the graph uses them.
-pub fn expected(decoder: &Decoder) -> Vec<Expected> {
-    decoder.weights().into_iter().map(|(name, shape)| Expected { stored: hugging_face(&name), name, shape }).collect()
+/// The tensors of a model, in the order in which the graph uses them; `stored_name` is its family's.
+pub fn expected(decoder: &Decoder, stored_name: fn(&str) -> String) -> Vec<Expected> {
+    decoder.weights().into_iter().map(|(name, shape)| Expected { stored: stored_name(&name), name, shape }).collect()
 }
 
-/// `lm_head` keeps its place at the top; everything else lies under `model.`. A bias is named like its matrix.
-fn hugging_face(name: &str) -> String {
+/// The usual names: `lm_head` keeps its place at the top, everything else lies under `model.`. A bias is named like its
+/// matrix.
+pub fn usual(name: &str) -> String {
     let prefix = if name == "lm_head" { "" } else { "model." };
     match name.strip_suffix(".bias") {
         Some(matrix) => format!("{prefix}{matrix}.bias"),

@@ -67,12 +67,12 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Keeps the tensors of the model, under their names in the IR. With a tied head a stored `lm_head.weight` is
-    /// dropped when it repeats the token table.
+    /// Keeps the tensors of the model, under their names in the IR. `tied_head` is the name that a tied head would have
+    /// in the files: there it is dropped when it repeats the token table.
     ///
     /// # Errors
     /// Names the tensor that is misshapen or of a type that no weight has, or all that are missing or too many.
-    pub fn select(mut self, expected: &[Expected], tied: bool) -> Result<Shards, CheckpointError> {
+    pub fn select(mut self, expected: &[Expected], tied_head: Option<&str>) -> Result<Shards, CheckpointError> {
         let mut tensors = BTreeMap::new();
         let mut missing = Vec::new();
         for Expected { name, stored, shape } in expected {
@@ -90,13 +90,15 @@ impl Shards {
                 Ok(_) => tensors.insert(name.clone(), place),
             };
         }
-        if tied && let (Some(head), Some(table)) = (self.tensors.get("lm_head.weight"), tensors.get("embed_tokens")) {
+        let repeated = tied_head.and_then(|name| self.tensors.get_key_value(name));
+        if let (Some((name, head)), Some(table)) = (repeated, tensors.get("embed_tokens")) {
             if head.ty != table.ty || self.bytes(head) != self.bytes(table) {
                 let file = self.files[head.file].0.clone();
                 let what = "differs from the token table, although config.json ties them".into();
-                return Err(CheckpointError::Tensor { file, tensor: "lm_head.weight".into(), what });
+                return Err(CheckpointError::Tensor { file, tensor: name.clone(), what });
             }
-            self.tensors.remove("lm_head.weight");
+            let name = name.clone();
+            self.tensors.remove(&name);
         }
         if !missing.is_empty() || !self.tensors.is_empty() {
             let file = |p: &Place| self.files[p.file].0.file_name().unwrap_or_default().display().to_string();

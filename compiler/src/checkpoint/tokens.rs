@@ -1,4 +1,4 @@
-//! The mask token, where config.json does not name it.
+//! Tokens with a meaning of their own, found by their texts in the tokenizer's files.
 
 use std::path::Path;
 
@@ -7,43 +7,66 @@ use serde_json::Value;
 use super::CheckpointError;
 use super::json::Json;
 
-/// The texts under which published folders list the mask token; some folders contradict themselves on it.
-const TEXTS: [&str; 2] = ["<|MASK|>", "<MASK>"];
-
-/// Looks through `added_tokens_decoder` and `mask_token` of tokenizer_config.json, `added_tokens.json` and the
-/// `added_tokens` of tokenizer.json.
+/// The id of the mask token: the one of `mask_token` in tokenizer_config.json, else of the first of `texts`.
 ///
 /// # Errors
-/// When a file is damaged, or none has the token.
-pub fn mask_id(folder: &Path, vocab: u32) -> Result<u32, CheckpointError> {
-    let config = Json::read_if_present(folder, "tokenizer_config.json")?;
-    let named = config.as_ref().and_then(|c| c.get("mask_token")).and_then(text).map(str::to_string);
-    let texts: Vec<&str> = named.as_deref().into_iter().chain(TEXTS).collect();
+/// When a file is damaged, or none has the token with an id below `vocab`.
+pub fn mask_id(folder: &Path, vocab: u32, texts: &[&str]) -> Result<u32, CheckpointError> {
+    let added = Added::read(folder)?;
+    let texts: Vec<&str> = added.mask.as_deref().into_iter().chain(texts.iter().copied()).collect();
+    let id = texts.iter().find_map(|text| added.id(text));
+    id.filter(|id| *id < vocab).ok_or_else(|| {
+        let what = format!(
+            "has no mask token: config.json has no `mask_token_id`, and the tokenizer's files list none of {} with an \
+             id below {vocab}",
+            texts.join(", ")
+        );
+        CheckpointError::File { file: folder.to_path_buf(), what }
+    })
+}
 
-    let mut known: Vec<(String, u64)> = Vec::new();
-    if let Some(Value::Object(tokens)) = config.as_ref().and_then(|c| c.get("added_tokens_decoder")) {
-        known.extend(tokens.iter().filter_map(|(id, t)| Some((text(t)?.to_string(), id.parse().ok()?))));
-    }
-    if let Some(added) = Json::read_if_present(folder, "added_tokens.json")? {
-        known.extend(added.object.iter().filter_map(|(t, id)| Some((t.clone(), id.as_u64()?))));
-    }
-    if let Some(tokenizer) = Json::read_if_present(folder, "tokenizer.json")?
-        && let Some(Value::Array(tokens)) = tokenizer.get("added_tokens")
-    {
-        known.extend(tokens.iter().filter_map(|t| Some((text(t)?.to_string(), t.get("id")?.as_u64()?))));
-    }
+/// The ids below `vocab` of those of `texts` that the files have, in the order of `texts`.
+///
+/// # Errors
+/// When a file is damaged.
+pub fn ids(folder: &Path, vocab: u32, texts: &[&str]) -> Result<Vec<u32>, CheckpointError> {
+    let added = Added::read(folder)?;
+    Ok(texts.iter().filter_map(|text| added.id(text)).filter(|id| *id < vocab).collect())
+}
 
-    let id = texts.iter().find_map(|text| known.iter().find(|(t, _)| t == text).map(|(_, id)| *id));
-    match id.and_then(|id| u32::try_from(id).ok()).filter(|id| *id < vocab) {
-        Some(id) => Ok(id),
-        None => {
-            let what = format!(
-                "has no mask token: config.json has no `mask_token_id`, and the tokenizer's files list none of {} \
-                 with an id below {vocab}",
-                texts.join(", ")
-            );
-            Err(CheckpointError::File { file: folder.to_path_buf(), what })
+/// The tokens that were added to the learned ones.
+struct Added {
+    /// The text of the mask token, where tokenizer_config.json names it.
+    mask: Option<String>,
+    /// Text and id; some folders list a token under more than one text.
+    tokens: Vec<(String, u32)>,
+}
+
+impl Added {
+    /// Reads `added_tokens_decoder` and `mask_token` of tokenizer_config.json, added_tokens.json and the `added_tokens`
+    /// of tokenizer.json, where they exist.
+    fn read(folder: &Path) -> Result<Added, CheckpointError> {
+        let config = Json::read_if_present(folder, "tokenizer_config.json")?;
+        let mask = config.as_ref().and_then(|c| c.get("mask_token")).and_then(text).map(str::to_string);
+        let mut known: Vec<(String, u64)> = Vec::new();
+        if let Some(Value::Object(tokens)) = config.as_ref().and_then(|c| c.get("added_tokens_decoder")) {
+            known.extend(tokens.iter().filter_map(|(id, t)| Some((text(t)?.to_string(), id.parse().ok()?))));
         }
+        if let Some(added) = Json::read_if_present(folder, "added_tokens.json")? {
+            known.extend(added.object.iter().filter_map(|(t, id)| Some((t.clone(), id.as_u64()?))));
+        }
+        if let Some(tokenizer) = Json::read_if_present(folder, "tokenizer.json")?
+            && let Some(Value::Array(tokens)) = tokenizer.get("added_tokens")
+        {
+            known.extend(tokens.iter().filter_map(|t| Some((text(t)?.to_string(), t.get("id")?.as_u64()?))));
+        }
+        // No id of a model is larger than 32 bits: what is, is out of every range.
+        let id = |id: u64| u32::try_from(id).unwrap_or(u32::MAX);
+        Ok(Added { mask, tokens: known.into_iter().map(|(text, n)| (text, id(n))).collect() })
+    }
+
+    fn id(&self, text: &str) -> Option<u32> {
+        self.tokens.iter().find(|(t, _)| t == text).map(|(_, id)| *id)
     }
 }
 

@@ -42,10 +42,10 @@ impl Decoder {
     pub fn check(&self) -> Result<(), String> {
         if self.kv_heads == 0 || !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, kv) = (self.heads, self.kv_heads);
-            return Err(format!("{heads} query heads (`num_attention_heads`) cannot share {kv} key/value heads"));
+            return Err(format!("{heads} query heads cannot share {kv} key/value heads"));
         }
         if self.head_dim == 0 || self.head_dim % 2 == 1 {
-            return Err(format!("`head_dim` {} cannot be rotated in halves", self.head_dim));
+            return Err(format!("heads of {} cannot be rotated in halves", self.head_dim));
         }
         if self.heads.checked_mul(self.head_dim).is_none_or(|w| w > 1 << 24) {
             return Err(format!("{} heads of {} are too wide", self.heads, self.head_dim));

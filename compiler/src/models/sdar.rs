@@ -2,39 +2,29 @@
 
 use serde_json::json;
 
-use super::Decoder;
-use crate::checkpoint::CheckpointError;
-use crate::checkpoint::config::Fields;
+use super::{Decoder, Facts, qwen};
+use crate::checkpoint::json::Json;
+use crate::checkpoint::{CheckpointError, names};
+use crate::generation::{Algorithm, Attention, Logits};
 
-/// Reads the sizes from config.json and refuses what the published models do not have.
-///
-/// # Errors
-/// Names the key that is missing, out of range or not supported.
-pub fn decoder(config: &Fields<'_>) -> Result<Decoder, CheckpointError> {
-    config.only("hidden_act", &[json!("silu")])?;
+/// All that differs from other families.
+pub const FACTS: Facts = Facts {
+    model_type: "sdar",
+    architecture: "SDARForCausalLM",
+    attention: Attention::BlockCausal,
+    logits: Logits::Aligned,
+    block: 4,
+    block_key: Some("block_size"),
+    positions_key: "max_position_embeddings",
+    // Some published folders contradict themselves on the text of one and the same id.
+    mask_texts: &["<|MASK|>", "<MASK>"],
+    end_texts: qwen::END_TEXTS,
+    algorithms: &[Algorithm::SdarBlockDiffusion],
+    decoder,
+    stored_name: names::usual,
+};
+
+fn decoder(config: &Json) -> Result<Decoder, CheckpointError> {
     config.only("attention_bias", &[json!(false)])?;
-    config.only("use_sliding_window", &[json!(false)])?;
-    let layers = config.size("num_hidden_layers", 1024)?;
-    config.only("layer_types", &[json!(vec!["full_attention"; layers as usize])])?;
-    let heads = config.size("num_attention_heads", 4096)?;
-    let hidden = config.size("hidden_size", 1 << 20)?;
-    let decoder = Decoder {
-        vocab: config.size("vocab_size", 1 << 24)?,
-        hidden,
-        layers,
-        heads,
-        kv_heads: config.size_if_present("num_key_value_heads", 4096)?.unwrap_or(heads),
-        head_dim: match config.size_if_present("head_dim", 1 << 16)? {
-            Some(dim) => dim,
-            None => hidden / heads,
-        },
-        intermediate: config.size("intermediate_size", 1 << 20)?,
-        eps: config.positive("rms_norm_eps")? as f32,
-        theta: config.rope_theta()?,
-        tied: config.switch("tie_word_embeddings")?,
-        qkv_bias: false,
-        qk_norm: true,
-    };
-    decoder.check().map_err(|what| config.error(what))?;
-    Ok(decoder)
+    qwen::decoder(config, false, true)
 }

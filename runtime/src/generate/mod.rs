@@ -46,8 +46,8 @@ impl TryFrom<&Generation> for Algorithm {
             generation::Algorithm::SdarBlockDiffusion => Ok(Algorithm::Sdar(Sdar {
                 gen_length: generation.max_tokens as usize,
                 block_length: generation.block as usize,
-                denoising_steps: generation.steps as usize,
-                remasking_strategy: generation.strategy,
+                denoising_steps: generation.steps.unwrap_or(generation.block) as usize,
+                remasking_strategy: generation.strategy.unwrap_or(sdar::Remasking::LowConfidenceDynamic),
                 confidence_threshold: sdar::Thresholds(generation.threshold.clone()),
                 temperature: generation.temperature,
                 top_k: generation.top_k as usize,
@@ -55,6 +55,7 @@ impl TryFrom<&Generation> for Algorithm {
                 stopping_criteria_idx: generation.end_ids.clone(),
                 mask_id: generation.mask_id,
             })),
+            _ => wrong("algorithm", "is not supported yet"),
         }
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use diffulex_compiler::checkpoint::names;
 use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
 use diffulex_compiler::ir::types::{DType, Encoding, Sizes};
 use diffulex_compiler::ir::{
@@ -83,11 +82,11 @@ impl Tensors {
     pub(crate) fn random(decoder: &Decoder, seed: u64, encoding: &dyn Fn(&str) -> Encoding) -> Tensors {
         let mut random = Random(seed);
         let mut tensors = Tensors::default();
-        for wanted in names::expected(decoder) {
-            let ty = WeightType::new(encoding(&wanted.name), wanted.shape);
+        for (name, shape) in decoder.weights() {
+            let ty = WeightType::new(encoding(&name), shape);
             let spread = 1.5 / (ty.columns() as f32).sqrt();
             let numbers: Vec<f32> = (0..ty.rows() * ty.columns()).map(|_| random.number() * spread).collect();
-            tensors.add(&wanted.name, ty, &numbers);
+            tensors.add(&name, ty, &numbers);
         }
         tensors
     }
