@@ -6,8 +6,8 @@ use std::path::Path;
 use diffulex_compiler::generation::Generation;
 use diffulex_runtime::chat::{Chat, Message, TextStream, Variables};
 use diffulex_runtime::engine::Engine;
-use diffulex_runtime::generate::{Algorithm, Run, Trace, generate};
-use diffulex_runtime::session::Session;
+use diffulex_runtime::generate::{Algorithm, Behaviour, Evidence, Run, Trace, infill};
+use diffulex_runtime::session::{Attention, Session};
 
 use crate::Error;
 
@@ -16,28 +16,35 @@ pub struct Model {
     session: Session,
     chat: Chat,
     algorithm: Algorithm,
-    run: Run,
+    run: Run<'static>,
 }
 
 impl Model {
-    /// Joins an engine, what a host must know, and the folder of the tokenizer.
+    /// Joins an engine, what a host must know, and the folder of the tokenizer. The behaviour is that of an answer, or
+    /// that of an original algorithm, pass by pass.
     ///
     /// # Errors
-    /// When tokenizer or template are damaged, or the engine cannot hold a block.
-    pub fn new(engine: Box<dyn Engine>, generation: &Generation, text: &Path) -> Result<Model, Error> {
-        let mut generation = generation.clone();
-        // A reply never asks for more than the cache holds; a longer one could not even begin.
-        let room = engine.shape().max_cache as u32;
-        generation.max_tokens = generation.max_tokens.min(room);
-        let algorithm = Algorithm::try_from(&generation)?;
+    /// When tokenizer or template are damaged, the values of generation contradict each other, or the engine cannot
+    /// hold a block.
+    pub fn new(
+        engine: Box<dyn Engine>,
+        generation: &Generation,
+        behaviour: Behaviour,
+        text: &Path,
+    ) -> Result<Model, Error> {
+        let algorithm = Algorithm::try_from(generation)?;
         let session = Session::new(engine, algorithm.attention())?;
-        let run = Run { seed: generation.seed, ..Run::default() };
+        let run = Run { behaviour, seed: generation.seed, ..Run::default() };
         Ok(Model { session, chat: Chat::open(text)?, algorithm, run })
     }
 
-    /// Positions that the cache holds.
-    pub fn cache(&self) -> usize {
-        self.session.shape().max_cache
+    /// Positions that there is room for: those of the cache or, where a pass takes the whole sequence, of a pass.
+    pub fn room(&self) -> usize {
+        let shape = self.session.shape();
+        match self.session.attention() {
+            Attention::BlockCausal(_) => shape.max_cache,
+            Attention::Full => shape.max_tokens,
+        }
     }
 
     /// The prompt of a conversation, as text and ids.
@@ -56,19 +63,46 @@ impl Model {
         Ok(self.chat.tokenizer.encode(text)?)
     }
 
-    /// Answers; `print` gets each piece of text as soon as it is settled, and ends the answer with `Break`.
+    /// Answers; `print` gets each piece of text as soon as it is settled, and ends the answer with `Break`. The answer
+    /// is cut to what there is room for.
     ///
     /// # Errors
-    /// When prompt and answer do not fit the cache, or a pass fails.
+    /// When the prompt does not fit, or a pass fails.
     pub fn answer(
         &mut self,
         prompt: &[u32],
         print: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(String, Trace), Error> {
-        let algorithm = fitted(&self.algorithm, prompt.len(), self.session.shape().max_cache);
+        let mut algorithm = self.algorithm.clone();
+        algorithm.fit(prompt.len(), self.session.shape());
+        self.fill(&algorithm, prompt, &[], print)
+    }
+
+    /// Fills the gap between two texts with as many tokens as the generation asks for; `print` as in
+    /// [`Model::answer`].
+    ///
+    /// # Errors
+    /// When the model's attention goes by blocks, all does not fit, or a pass fails.
+    pub fn infill(
+        &mut self,
+        prefix: &[u32],
+        suffix: &[u32],
+        print: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(String, Trace), Error> {
+        let algorithm = self.algorithm.clone();
+        self.fill(&algorithm, prefix, suffix, print)
+    }
+
+    fn fill(
+        &mut self,
+        algorithm: &Algorithm,
+        prefix: &[u32],
+        suffix: &[u32],
+        print: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(String, Trace), Error> {
         let mut stream = TextStream::new(&self.chat.tokenizer);
         let (mut text, mut failed) = (String::new(), None);
-        let observe = &mut |trace: &Trace| match stream.advance(trace.answer()) {
+        let observe = &mut |trace: &Trace, _: &Evidence<'_>| match stream.advance(trace.answer()) {
             Ok(piece) => {
                 text.push_str(&piece);
                 print(&piece)
@@ -78,7 +112,7 @@ impl Model {
                 ControlFlow::Break(())
             }
         };
-        let trace = generate(&mut self.session, &algorithm, prompt, self.run, observe)?;
+        let trace = infill(&mut self.session, algorithm, prefix, suffix, self.run, observe)?;
         if let Some(error) = failed {
             return Err(error.into());
         }
@@ -88,13 +122,4 @@ impl Model {
         let _ = print(&rest);
         Ok((text, trace))
     }
-}
-
-/// The algorithm with its length cut to what the cache has room for after the prompt.
-fn fitted(algorithm: &Algorithm, prompt: usize, room: usize) -> Algorithm {
-    let mut algorithm = algorithm.clone();
-    match &mut algorithm {
-        Algorithm::Sdar(sdar) => sdar.gen_length = sdar.gen_length.min(room.saturating_sub(prompt)).max(1),
-    }
-    algorithm
 }

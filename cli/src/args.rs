@@ -120,7 +120,8 @@ Examples:
   diffulex-edge verify recipes/demo.toml
   diffulex-edge verify recipes/demo.toml --engine executorch
   diffulex-edge verify model.pte --against checkpoint/
-  diffulex-edge verify checkpoint/ --reference logits.safetensors --trajectories runs.json --message-format json")]
+  diffulex-edge verify checkpoint/ --reference logits.safetensors --trajectories runs.json --message-format json
+  diffulex-edge verify artifacts/demo-xnnpack-f16 --conversations chat.json --explain")]
 pub(crate) struct Verify {
     /// A recipe, an artifact or its folder, or a checkpoint
     pub(crate) path: PathBuf,
@@ -130,6 +131,15 @@ pub(crate) struct Verify {
     /// Recorded generation runs to repeat
     #[arg(long, value_name = "FILE")]
     pub(crate) trajectories: Vec<PathBuf>,
+    /// Recorded conversations to hold again, from the chat template to the text of the answer
+    #[arg(long, value_name = "FILE")]
+    pub(crate) conversations: Vec<PathBuf>,
+    /// Where a run departs, name both candidates and their probabilities
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Folder with tokenizer.json, for conversations with an artifact without its folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tokenizer: Option<PathBuf>,
     /// The checkpoint that an artifact must equal; without it the one of its manifest is looked for, here and in --models
     #[arg(long, value_name = "DIR")]
     pub(crate) against: Option<PathBuf>,
@@ -153,16 +163,20 @@ Examples:
   diffulex-edge run recipes/demo.toml --verify --prompt \"Tell me a story about a fox and a lantern.\"
   diffulex-edge run artifacts/demo-xnnpack-f16 --engine executorch --prompt \"Hello!\"
   diffulex-edge run model.pte --tokenizer checkpoint/ --raw --prompt \"Once\" --temperature 0.7 --seed 3
-  diffulex-edge run recipes/demo.toml --prompts questions.jsonl > answers.jsonl")]
+  diffulex-edge run recipes/demo.toml --prompts questions.jsonl > answers.jsonl
+  diffulex-edge run Dream-v0-Instruct-7B/ --prefix \"def area(r):\" --suffix \"return a\" --length 24
+  diffulex-edge run LLaDA-8B-Instruct/ --prompt \"Hi\" --algorithm llada.gsai --max-tokens 64 --steps 32")]
 pub(crate) struct Run {
     /// A recipe, an artifact or its folder, or a checkpoint
     pub(crate) path: PathBuf,
     /// What to answer
-    #[arg(long, value_name = "TEXT", required_unless_present = "prompts")]
+    #[arg(long, value_name = "TEXT", required_unless_present_any = ["prompts", "prefix", "suffix"])]
     pub(crate) prompt: Option<String>,
     /// A file with one JSON object a line, each with a `prompt`; the answers are printed the same way
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub(crate) prompts: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) gap: Gap,
     /// A turn before the prompt that sets the scene
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -190,9 +204,28 @@ pub(crate) struct Run {
     pub(crate) places: Places,
 }
 
+/// A gap to be filled, for models with full attention (Dream, LLaDA).
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Infill")]
+pub(crate) struct Gap {
+    /// Text before the gap
+    #[arg(long, value_name = "TEXT", requires = "length", conflicts_with_all = ["prompt", "prompts", "system"])]
+    pub(crate) prefix: Option<String>,
+    /// Text after the gap
+    #[arg(long, value_name = "TEXT", requires = "length", conflicts_with_all = ["prompt", "prompts", "system"])]
+    pub(crate) suffix: Option<String>,
+    /// Tokens of the gap
+    #[arg(long, value_name = "N", conflicts_with = "max_tokens")]
+    pub(crate) length: Option<u32>,
+}
+
 /// What may differ from the artifact's defaults.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Generation")]
 pub(crate) struct Sampling {
+    /// An algorithm by the name of the original, run exactly as the original runs it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) algorithm: Option<String>,
     /// Most new tokens
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
@@ -208,12 +241,33 @@ pub(crate) struct Sampling {
     /// Accept tokens above this confidence
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) threshold: Option<f32>,
-    /// Passes that a block is meant to take
+    /// Passes that a block (SDAR) or the whole answer (Dream, LLaDA) is meant to take
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<u32>,
-    /// sequential, low_confidence_static or low_confidence_dynamic
+    /// Which masks a pass fills: a word of the algorithm, such as low_confidence_static, entropy or random
     #[arg(long, value_name = "NAME")]
     pub(crate) strategy: Option<String>,
+    /// Tokens decided together, for models with full attention
+    #[arg(long, value_name = "N")]
+    pub(crate) block: Option<u32>,
+    /// Tokens of a small block (Fast-dLLM v2)
+    #[arg(long, value_name = "N")]
+    pub(crate) small_block: Option<u32>,
+    /// Keys and values reused within a block: none, block (Fast-dLLM v2), prefix or dual
+    #[arg(long, value_name = "NAME")]
+    pub(crate) reuse: Option<String>,
+    /// Masks kept in view from the beginning of the block on (diffulex.canvas)
+    #[arg(long, value_name = "N")]
+    pub(crate) window: Option<u32>,
+    /// Where the schedule ends (Dream)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) eps: Option<f32>,
+    /// Temperature of the choice of positions (Dream)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) alg_temp: Option<f32>,
+    /// Scale of classifier-free guidance (LLaDA)
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) guidance: Option<f32>,
     /// Seed of the draws
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
-use diffulex_compiler::generation::Generation;
+use diffulex_compiler::generation::{self, Family, Generation};
 use diffulex_compiler::ir::{Encoding, Module, Sizes, WeightSource};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_runtime::engine::Engine;
 use diffulex_runtime::executorch::ExecuTorch;
+use diffulex_runtime::session::Attention;
 use diffulex_runtime::tract::TractEngine;
 use diffulex_targets::artifact::{MANIFEST, Manifest};
 use diffulex_targets::{raise, xnnpack};
@@ -39,7 +40,10 @@ pub struct Opened {
     pub module: Module,
     /// The numbers of its weights.
     pub source: Arc<dyn WeightSource>,
-    /// What a host must know; a bare artifact of another writer may lack it.
+    /// The family; a bare artifact of another writer may not tell.
+    pub family: Option<Family>,
+    /// What a host must know; a bare artifact of another writer may lack it, and so may a checkpoint without its
+    /// tokenizer.
     pub generation: Option<Generation>,
     /// The block length that the model itself states; where it does not, that of `generation` is the family's.
     pub block: Option<u32>,
@@ -105,6 +109,7 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
         name: read.module.name.clone(),
         module,
         source: read.source,
+        family: read.generation.as_ref().map(|g| g.family),
         generation: read.generation,
         block,
         text: None,
@@ -131,7 +136,8 @@ pub fn bundle(folder: &Path) -> Result<Opened, Error> {
     };
     Ok(Opened {
         name: manifest.name,
-        block: generation.as_ref().map(|g: &Generation| g.block),
+        family: generation.as_ref().map(|g: &Generation| g.family),
+        block: generation.as_ref().map(|g| g.block),
         generation,
         text,
         ..opened
@@ -179,10 +185,22 @@ fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Resul
     let tokens = checkpoint.mask_id().and_then(|mask| Ok((mask, checkpoint.end_ids()?)));
     let generation = tokens.ok().map(|(mask, ends)| Generation::defaults(config.family, block, mask, ends));
     let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
-    Ok(Opened { name, module, source: checkpoint.clone(), generation, block, text, artifact: None })
+    let family = Some(config.family);
+    Ok(Opened { name, module, source: checkpoint.clone(), family, generation, block, text, artifact: None })
 }
 
 impl Opened {
+    /// How its tokens attend, where it tells: by blocks of the length that it states, else of `otherwise`, else of its
+    /// family's usual length.
+    pub fn attention(&self, otherwise: Option<u32>) -> Option<Attention> {
+        let facts = self.family?.facts();
+        let block = self.block.or(otherwise).unwrap_or(facts.block);
+        Some(match facts.attention {
+            generation::Attention::BlockCausal => Attention::BlockCausal(block as usize),
+            generation::Attention::Full => Attention::Full,
+        })
+    }
+
     /// An engine for it.
     ///
     /// # Errors

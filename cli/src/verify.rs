@@ -8,7 +8,7 @@ use diffulex_runtime::generate::Algorithm;
 use diffulex_runtime::session::{Attention, Session};
 use diffulex_runtime::tract::TractEngine;
 use diffulex_runtime::verify::trajectories::{self, Trajectory};
-use diffulex_runtime::verify::{Check, Limits, numbers, reference, replies, weights};
+use diffulex_runtime::verify::{Check, Limits, conversations, numbers, reference, replies, weights};
 use diffulex_targets::artifact::Manifest;
 
 use crate::Error;
@@ -28,9 +28,6 @@ const NOISE: [f64; 4] = [0.25, 0.5, 0.75, 1.0];
 const LENGTH: usize = 96;
 /// New tokens of a compared reply.
 const REPLY: usize = 48;
-
-/// Block length of a model that does not say it: SDAR's main line. Each check of logits tells what was assumed.
-const FAMILY_BLOCK: u32 = 4;
 
 /// Gets each check as it is finished.
 pub type Report<'a> = dyn FnMut(Check) + 'a;
@@ -58,22 +55,30 @@ pub fn structure(folder: &Path, report: &mut Report<'_>) -> Result<(), Error> {
 ///
 /// # Errors
 /// When one of them cannot be run.
+///
+/// With `explain` a departing reply names its row whichever it is.
 pub fn artifact(
     artifact: &Opened,
     checkpoint: &Path,
     engine: &EngineChoice,
+    explain: bool,
     report: &mut Report<'_>,
 ) -> Result<(), Error> {
     let source = subject::checkpoint(checkpoint, artifact.block)?;
     let rounded = subject::checkpoint_like(checkpoint, artifact.block, &artifact.module)?;
     let generation = source.generation.as_ref().or(artifact.generation.as_ref());
     let generation = generation.ok_or_else(|| Error::Usage(no_facts(checkpoint)))?;
-    let attention = Attention::BlockCausal(generation.block as usize);
+    let attention = Attention::from(generation);
     let session = |opened: &Opened, choice| Ok::<_, Error>(Session::new(opened.engine(choice)?, attention)?);
     let mut exact = session(&rounded, &EngineChoice::Tract)?;
     let mut other = session(artifact, engine)?;
     let prompts = prompts(artifact.text.as_deref().or(source.text.as_deref()), other.shape().vocab)?;
-    let cases = cases(&prompts, generation.mask_id, LENGTH.min(other.shape().max_cache));
+    let shape = other.shape();
+    let room = match attention {
+        Attention::BlockCausal(_) => shape.max_cache,
+        Attention::Full => shape.max_cache.min(shape.max_tokens),
+    };
+    let cases = cases(&prompts, generation.mask_id, LENGTH.min(room));
 
     let theirs = (&artifact.module, artifact.source.as_ref());
     report(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
@@ -96,35 +101,84 @@ pub fn artifact(
             report(Check::Numbers(numbers::compare(&mut tract, &mut other, &name, tokens, exactly)?));
         }
     }
+    let max_tokens = REPLY.min(room) as u32;
+    let greedy = Generation { temperature: 0.0, max_tokens, ..generation.clone() };
     for (name, tokens) in &prompts {
-        let room = other.shape().max_cache.saturating_sub(tokens.len());
-        if room > 0 {
-            let max_tokens = REPLY.min(room) as u32;
-            let greedy = Generation { temperature: 0.0, max_tokens, ..generation.clone() };
-            let algorithm = Algorithm::try_from(&greedy)?;
-            report(replies::compare(&mut exact, &mut other, name, &algorithm, tokens)?);
-        }
+        // Half of the room is the answer's.
+        let tokens = &tokens[..tokens.len().min((room / 2).max(1))];
+        let mut algorithm = Algorithm::try_from(&greedy)?;
+        algorithm.fit(tokens.len(), other.shape());
+        report(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, explain)?);
     }
     Ok(())
 }
 
-/// Recorded logits and runs against whatever was opened.
+/// What was recorded, by file.
+#[derive(Clone, Copy, Debug)]
+pub struct Recordings<'a> {
+    /// Logits.
+    pub references: &'a [PathBuf],
+    /// Generation runs.
+    pub trajectories: &'a [PathBuf],
+    /// Conversations.
+    pub conversations: &'a [PathBuf],
+    /// Block length of the attention, where it is not the model's own.
+    pub block: Option<u32>,
+    /// The folder of the tokenizer, where it is not the model's own.
+    pub tokenizer: Option<&'a Path>,
+    /// Asks for all rows, so that a departing one can be named whichever it is.
+    pub explain: bool,
+}
+
+/// Recorded logits, runs and conversations against whatever was opened.
 ///
 /// # Errors
 /// When a recording cannot be read or a pass cannot be run.
 pub fn recordings(
     opened: &Opened,
     engine: &EngineChoice,
-    block: Option<u32>,
-    references: &[impl AsRef<Path>],
-    runs: &[impl AsRef<Path>],
+    recordings: &Recordings<'_>,
+    report: &mut Report<'_>,
+) -> Result<(), Error> {
+    let runs = recordings.trajectories.iter().map(|file| trajectories::read(file)).collect::<Result<Vec<_>, _>>()?;
+    let talks = recordings.conversations.iter().map(|file| conversations::read(file)).collect::<Result<Vec<_>, _>>()?;
+    if !recordings.references.is_empty() {
+        let attention = attention(opened, recordings.block, &runs)?;
+        logits(opened, engine, attention, recordings.references, report)?;
+    }
+    for run in runs.iter().flatten().take(1) {
+        let mut session = Session::new(opened.engine(engine)?, run.algorithm.attention())?;
+        for trajectory in runs.iter().flatten() {
+            report(trajectories::check(&mut session, trajectory, recordings.explain)?);
+        }
+    }
+    for talk in talks.iter().flatten().take(1) {
+        let folder = recordings.tokenizer.or(opened.text.as_deref());
+        let folder = folder.ok_or_else(|| Error::Usage(format!("{}: {NO_TOKENIZER}", opened.name)))?;
+        let chat = Chat::open(folder)?;
+        let end_ids = opened.generation.as_ref().map(|g| g.end_ids.as_slice());
+        let text = conversations::Text { chat: &chat, end_ids };
+        let mut session = Session::new(opened.engine(engine)?, talk.algorithm.attention())?;
+        for (number, talk) in talks.iter().flatten().enumerate() {
+            report(conversations::check(&mut session, &text, number, talk, recordings.explain)?);
+        }
+    }
+    Ok(())
+}
+
+const NO_TOKENIZER: &str = "has no tokenizer beside it: give its folder with `--tokenizer`";
+
+/// Recorded logits, case by case.
+fn logits(
+    opened: &Opened,
+    engine: &EngineChoice,
+    attention: Attention,
+    files: &[PathBuf],
     report: &mut Report<'_>,
 ) -> Result<(), Error> {
     let limits = Limits::of(&opened.module);
-    let runs = runs.iter().map(|file| trajectories::read(file.as_ref())).collect::<Result<Vec<_>, _>>()?;
-    let block = block.or(opened.block).or_else(|| recorded_block(&runs)).unwrap_or(FAMILY_BLOCK);
-    for file in references {
-        let cases = reference::read(file.as_ref())?;
+    for file in files {
+        let cases = reference::read(file)?;
         let engine = match engine {
             // Only our engine shows what is inside, and only what was imported has the names of the parts.
             EngineChoice::Tract if opened.artifact.is_none() => {
@@ -133,7 +187,7 @@ pub fn recordings(
             }
             _ => opened.engine(engine)?,
         };
-        let mut session = Session::new(engine, Attention::BlockCausal(block as usize))?;
+        let mut session = Session::new(engine, attention)?;
         for case in &cases {
             let largest = case.logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             // A checkpoint is its own source, and so is an f32 artifact; other encodings may differ by their own limit.
@@ -144,23 +198,27 @@ pub fn recordings(
             report(reference::check(&mut session, case, limit)?);
         }
     }
-    for trajectories in &runs {
-        let mut session = Session::new(opened.engine(engine)?, trajectories[0].algorithm.attention())?;
-        for trajectory in trajectories {
-            report(trajectories::check(&mut session, trajectory)?);
-        }
-    }
     Ok(())
 }
 
-/// The one block length that all recorded runs share.
-fn recorded_block(files: &[Vec<Trajectory>]) -> Option<u32> {
-    let mut blocks = files.iter().flatten().map(|t| match t.algorithm.attention() {
-        Attention::BlockCausal(block) => Some(block as u32),
-        Attention::Full => None,
-    });
-    let first = blocks.next()??;
-    blocks.all(|block| block == Some(first)).then_some(first)
+/// How tokens attend: as asked for, as the model tells, as all recorded runs do.
+fn attention(opened: &Opened, block: Option<u32>, runs: &[Vec<Trajectory>]) -> Result<Attention, Error> {
+    let mut recorded = runs.iter().flatten().map(|run| run.algorithm.attention());
+    let first = recorded.next();
+    let shared = first.filter(|first| recorded.all(|other| other == *first));
+    let length = match shared {
+        Some(Attention::BlockCausal(block)) => Some(block as u32),
+        _ => None,
+    };
+    match (block, opened.attention(length)) {
+        (Some(_), Some(Attention::Full)) => {
+            Err(Error::Usage(format!("{} attends to everything; `--block` has no meaning for it", opened.name)))
+        }
+        (Some(block), _) => Ok(Attention::BlockCausal(block as usize)),
+        (None, known) => known.or(shared).ok_or_else(|| {
+            Error::Usage(format!("{} does not say how its tokens attend: give `--block N`", opened.name))
+        }),
+    }
 }
 
 /// Prompts as token ids: in chat form where the model has a template, random ids where there is no tokenizer.

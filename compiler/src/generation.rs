@@ -140,7 +140,7 @@ pub struct Generation {
     pub reuse: Reuse,
     /// Masks kept in view from the beginning of the block on (`diffulex.canvas`); without it those of the block.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub canvas: Option<u32>,
+    pub window: Option<u32>,
     /// Where Dream's schedule ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eps: Option<f32>,
@@ -181,7 +181,7 @@ impl Generation {
             threshold: vec![0.9],
             small_block: None,
             reuse: Reuse::None,
-            canvas: None,
+            window: None,
             eps: None,
             alg_temp: None,
             guidance: None,
@@ -204,12 +204,12 @@ impl Generation {
             Family::Dream => Generation {
                 strategy: Some(Remasking::Entropy),
                 reuse: Reuse::Dual,
-                canvas: Some(128),
+                window: Some(128),
                 eps: Some(0.001),
                 ..common
             },
             Family::Llada => {
-                Generation { strategy: Some(Remasking::LowConfidence), reuse: Reuse::Dual, canvas: Some(128), ..common }
+                Generation { strategy: Some(Remasking::LowConfidence), reuse: Reuse::Dual, window: Some(128), ..common }
             }
         }
     }

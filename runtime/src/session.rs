@@ -4,6 +4,8 @@
 //! that fit the engine, builds positions and the additive mask, and commits keys and values when told to. A cached
 //! pass gives the rows of an uncached one. Which tokens are fed and what they become is decided in `crate::generate`.
 
+use diffulex_compiler::generation::{self, Generation};
+
 use crate::cache::{Cache, CacheError};
 use crate::engine::{Engine, EngineError, EngineShape, HIDDEN, LayerRows, StepInput, StepOutput};
 
@@ -16,11 +18,22 @@ pub enum Attention {
     Full,
 }
 
+impl From<&Generation> for Attention {
+    fn from(generation: &Generation) -> Attention {
+        match generation.attention {
+            generation::Attention::BlockCausal => Attention::BlockCausal(generation.block as usize),
+            generation::Attention::Full => Attention::Full,
+        }
+    }
+}
+
 /// What becomes of the keys and values of a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
     /// They are committed: appended, or written over the cached rows of the same positions.
     Keep,
+    /// The first so many are committed, but not for good: what they depend on is still changing.
+    Draft(usize),
     /// They are forgotten.
     Discard,
 }
@@ -64,6 +77,8 @@ pub struct Session {
     attention: Attention,
     cache: Cache,
     cached_tokens: Vec<u32>,
+    /// Committed positions that are no drafts.
+    settled: usize,
     positions: Vec<u32>,
     mask: Vec<f32>,
     out: StepOutput,
@@ -82,6 +97,7 @@ impl Session {
             attention,
             cache,
             cached_tokens: vec![],
+            settled: 0,
             positions: vec![],
             mask: vec![],
             out: StepOutput::default(),
@@ -147,6 +163,7 @@ impl Session {
     pub fn truncate(&mut self, len: usize) {
         self.cache.truncate(len);
         self.cached_tokens.truncate(len);
+        self.settled = self.settled.min(len);
     }
 
     /// Forgets everything.
@@ -155,9 +172,9 @@ impl Session {
     }
 
     /// Keeps what the cache shares with a new sequence: the longest common prefix in whole blocks. Returns its length;
-    /// with full attention that is 0, as every key depends on every token. All committed blocks must be final.
+    /// with full attention that is 0, as every key depends on every token. Drafts are dropped.
     pub fn reuse(&mut self, tokens: &[u32]) -> usize {
-        let shared = self.cached_tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let shared = self.cached_tokens[..self.settled].iter().zip(tokens).take_while(|(a, b)| a == b).count();
         self.truncate(match self.attention {
             Attention::BlockCausal(block) => shared / block * block,
             Attention::Full => 0,
@@ -178,8 +195,13 @@ impl Session {
         if start > self.cached() {
             return Err(CacheError::Gap { start, len: self.cached() }.into());
         }
-        if store == Store::Keep || tokens.len() > max {
-            self.cache.check(end)?;
+        let kept = match store {
+            Store::Keep => tokens.len(),
+            Store::Draft(rows) => rows.min(tokens.len()),
+            Store::Discard => 0,
+        };
+        if kept > 0 || tokens.len() > max {
+            self.cache.check(if tokens.len() > max { end } else { start + kept })?;
         }
         if !rows.is_sorted_by(|a, b| a < b) || rows.last().is_some_and(|&r| r as usize >= tokens.len()) {
             return Err(SessionError::Rows { tokens: tokens.len() });
@@ -187,23 +209,34 @@ impl Session {
         if tokens.len() <= max {
             self.step(tokens, start, rows)?;
             std::mem::swap(&mut self.logits, &mut self.out.logits);
-            if store == Store::Keep {
-                self.commit(tokens, start)?;
+            if kept > 0 {
+                self.commit(&tokens[..kept], start)?;
             }
+            self.settle(start, end, store);
             return Ok(&self.logits);
         }
         let Attention::BlockCausal(block) = self.attention else {
             return Err(SessionError::Unsplittable { tokens: tokens.len(), max });
         };
-        if store == Store::Discard && start < self.cached() {
+        if kept < tokens.len() && start < self.cached() {
             return Err(SessionError::Unsplittable { tokens: tokens.len(), max });
         }
         let done = self.steps(tokens, start, rows, block);
-        if store == Store::Discard {
-            self.truncate(start);
+        if kept < tokens.len() {
+            self.truncate(start + kept);
         }
         done?;
+        self.settle(start, end, store);
         Ok(&self.logits)
+    }
+
+    /// Notes which rows are for good after a pass over `start..end`.
+    fn settle(&mut self, start: usize, end: usize, store: Store) {
+        match store {
+            Store::Keep if start <= self.settled => self.settled = self.settled.max(end),
+            Store::Draft(_) => self.settled = self.settled.min(start),
+            _ => {}
+        }
     }
 
     /// A long pass, step by step; each is committed so that the next sees it.

@@ -39,7 +39,9 @@ pub fn tract(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Box<dyn 
 
 /// The `.pte` of a checkpoint, in the folder for temporary files of these tests.
 pub fn pte(checkpoint: &Path, max_tokens: usize, max_cache: usize, weights: Encoding) -> PathBuf {
-    let name = checkpoint.file_name().unwrap().to_string_lossy();
+    // `dream-tiny`
+    let parts: Vec<_> = checkpoint.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
+    let name = format!("{}-{}", parts[1], parts[0]);
     let folder = target().join("tmp/pte");
     std::fs::create_dir_all(&folder).unwrap();
     let path = folder.join(format!("{name}-{max_tokens}-{max_cache}-{weights}.pte"));

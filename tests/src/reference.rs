@@ -1,4 +1,5 @@
-//! An independent judge: SDAR's forward pass in nested loops, `f32` storage and `f64` sums, from the formulas alone.
+//! An independent judge: the families' forward pass in nested loops, `f32` storage and `f64` sums, from the formulas
+//! alone.
 //!
 //! It shares no code with the product but the [`Engine`] interface, reads `config.json` and the safetensors files by
 //! itself, and is slow. Tests that need an engine, whatever it computes with, can run on it.
@@ -99,7 +100,7 @@ impl Tensors {
     }
 }
 
-/// A checkpoint of the SDAR family, ready to run.
+/// A checkpoint of any family, ready to run.
 pub struct Reference {
     weights: Tensors,
     shape: EngineShape,
@@ -109,39 +110,73 @@ pub struct Reference {
     eps: f64,
 }
 
+/// LLaDA's names for the parts of a layer and of the whole.
+const LLADA: [(&str, &str); 12] = [
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "q_proj"),
+    ("self_attn.k_proj", "k_proj"),
+    ("self_attn.v_proj", "v_proj"),
+    ("self_attn.o_proj", "attn_out"),
+    ("post_attention_layernorm", "ff_norm"),
+    ("mlp.gate_proj", "ff_proj"),
+    ("mlp.up_proj", "up_proj"),
+    ("mlp.down_proj", "ff_out"),
+    ("model.embed_tokens", "model.transformer.wte"),
+    ("model.norm", "model.transformer.ln_f"),
+    ("lm_head", "model.transformer.ff_out"),
+];
+
 impl Reference {
     /// Reads a folder; a step takes up to `max_tokens`, the cache holds `max_cache`.
     ///
     /// # Panics
-    /// When the folder is not an SDAR checkpoint.
+    /// When the folder is not a checkpoint.
     #[must_use]
     pub fn open(folder: &Path, max_tokens: usize, max_cache: usize) -> Self {
         let config = std::fs::read(folder.join("config.json")).expect("config.json");
         let config: Value = serde_json::from_slice(&config).expect("JSON");
-        let number = |name: &str| config[name].as_u64().unwrap_or_else(|| panic!("no {name}")) as usize;
+        let number = |names: [&str; 2]| {
+            let found = names.iter().find_map(|name| config[name].as_u64());
+            found.unwrap_or_else(|| panic!("no {names:?}")) as usize
+        };
+        let (hidden, heads) = (number(["hidden_size", "d_model"]), number(["num_attention_heads", "n_heads"]));
         let shape = EngineShape {
             max_tokens,
             max_cache,
-            layers: number("num_hidden_layers"),
-            kv_heads: number("num_key_value_heads"),
-            head_dim: number("head_dim"),
-            vocab: number("vocab_size"),
+            layers: number(["num_hidden_layers", "n_layers"]),
+            kv_heads: number(["num_key_value_heads", "n_kv_heads"]),
+            head_dim: config["head_dim"].as_u64().map_or(hidden / heads, |dim| dim as usize),
+            vocab: number(["embedding_size", "vocab_size"]),
         };
         Self {
             weights: Tensors::open_folder(folder),
             shape,
-            hidden: number("hidden_size"),
-            heads: number("num_attention_heads"),
+            hidden,
+            heads,
             theta: config["rope_theta"].as_f64().expect("rope_theta"),
             eps: config["rms_norm_eps"].as_f64().expect("rms_norm_eps"),
         }
     }
 
-    /// `x W^T` for rows `x`.
+    /// The name that this checkpoint has for a tensor.
+    fn stored(&self, layer: Option<usize>, part: &str) -> String {
+        let llada = self.weights.has("model.transformer.wte.weight");
+        let theirs = LLADA.iter().find(|(ours, _)| llada && *ours == part).map_or(part, |(_, theirs)| theirs);
+        match layer {
+            Some(layer) if llada => format!("model.transformer.blocks.{layer}.{theirs}.weight"),
+            Some(layer) => format!("model.layers.{layer}.{theirs}.weight"),
+            None => format!("{theirs}.weight"),
+        }
+    }
+
+    /// `x W^T + b` for rows `x`; the bias where there is one.
     fn linear(&self, x: &[f64], name: &str) -> Vec<f64> {
         let (w, width) = (self.weights.values(name), self.weights.width(name));
-        let dot = |row: &[f64], w: &[f64]| row.iter().zip(w).map(|(a, b)| a * b).sum();
-        x.chunks(width).flat_map(|row| w.chunks(width).map(move |w| dot(row, w))).collect()
+        let bias_name = name.replace(".weight", ".bias");
+        let bias = self.weights.has(&bias_name).then(|| self.weights.values(&bias_name));
+        let dot = |row: &[f64], w: &[f64]| row.iter().zip(w).map(|(a, b)| a * b).sum::<f64>();
+        let out = |row: &[f64], i: usize| dot(row, &w[i * width..(i + 1) * width]) + bias.map_or(0.0, |b| b[i]);
+        x.chunks(width).flat_map(|row| (0..w.len() / width).map(|i| out(row, i)).collect::<Vec<_>>()).collect()
     }
 
     /// Each run of the weight's length divided by its root mean square, times the weight.
@@ -178,15 +213,19 @@ impl Engine for Reference {
         input.check(&self.shape)?;
         let (heads, kv, d) = (self.heads, self.shape.kv_heads, self.shape.head_dim);
         let (fed, cached) = (input.tokens.len(), input.cached);
-        let embed = self.weights.values("model.embed_tokens.weight").chunks(self.hidden);
+        let table = self.stored(None, "model.embed_tokens");
+        let embed = self.weights.values(&table).chunks(self.hidden);
         let rows: Vec<&[f64]> = embed.collect();
         let mut x: Vec<f64> = input.tokens.iter().flat_map(|&id| rows[id as usize].to_vec()).collect();
         out.new.clear();
         for (layer, cache) in input.cache.iter().enumerate() {
-            let name = |tensor: &str| format!("model.layers.{layer}.{tensor}.weight");
+            let name = |part: &str| self.stored(Some(layer), part);
             let h = self.norm(&x, &name("input_layernorm"));
-            let mut q = self.norm(&self.linear(&h, &name("self_attn.q_proj")), &name("self_attn.q_norm"));
-            let mut k = self.norm(&self.linear(&h, &name("self_attn.k_proj")), &name("self_attn.k_norm"));
+            let headwise = |x: Vec<f64>, norm: &str| {
+                if self.weights.has(&name(norm)) { self.norm(&x, &name(norm)) } else { x }
+            };
+            let mut q = headwise(self.linear(&h, &name("self_attn.q_proj")), "self_attn.q_norm");
+            let mut k = headwise(self.linear(&h, &name("self_attn.k_proj")), "self_attn.k_norm");
             let v = self.linear(&h, &name("self_attn.v_proj"));
             self.rotate(&mut q, input.positions, heads);
             self.rotate(&mut k, input.positions, kv);
@@ -231,7 +270,9 @@ impl Engine for Reference {
         }
         let asked: Vec<f64> =
             input.rows.iter().flat_map(|&r| x[r as usize * self.hidden..][..self.hidden].to_vec()).collect();
-        let logits = self.linear(&self.norm(&asked, "model.norm.weight"), "lm_head.weight");
+        let head = self.stored(None, "lm_head");
+        let head = if self.weights.has(&head) { head } else { table };
+        let logits = self.linear(&self.norm(&asked, &self.stored(None, "model.norm")), &head);
         out.logits = logits.iter().map(|&l| l as f32).collect();
         Ok(())
     }

@@ -1,18 +1,31 @@
 //! What the original leaves open or does wrong in generation, on an engine whose logits are known.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+use diffulex_compiler::generation::Logits;
 use diffulex_runtime::engine::{Engine, EngineError, EngineShape, LayerRows, StepInput, StepOutput};
 use diffulex_runtime::generate::sdar::Remasking;
-use diffulex_runtime::generate::{Algorithm, Behaviour, End, GenerateError, Run, Sdar, Trace, generate};
+use diffulex_runtime::generate::{
+    Algorithm, Behaviour, Canvas, Dream, End, FastDllm, GenerateError, Ids, Llada, Run, Sdar, Trace, dream, generate,
+    llada,
+};
 use diffulex_runtime::session::Session;
 use std::ops::ControlFlow;
 
-const ORIGINAL: Run = Run { behaviour: Behaviour::Original, seed: 0, record_rows: false };
+const ORIGINAL: Run<'static> = Run { behaviour: Behaviour::Original, seed: 0, draws: &[], all_rows: false };
 
 /// Runs without an observer, in a session of its own.
-fn run(engine: Box<dyn Engine>, sdar: &Sdar, prompt: &[u32], run: Run) -> Result<Trace, GenerateError> {
-    let mut session = Session::new(engine, sdar.attention()).unwrap();
-    generate(&mut session, &Algorithm::Sdar(sdar.clone()), prompt, run, &mut |_| ControlFlow::Continue(()))
+fn run_any(
+    engine: Box<dyn Engine>,
+    algorithm: &Algorithm,
+    prompt: &[u32],
+    run: Run<'_>,
+) -> Result<Trace, GenerateError> {
+    let mut session = Session::new(engine, algorithm.attention()).unwrap();
+    generate(&mut session, algorithm, prompt, run, &mut |_, _| ControlFlow::Continue(()))
+}
+
+fn run(engine: Box<dyn Engine>, sdar: &Sdar, prompt: &[u32], run: Run<'_>) -> Result<Trace, GenerateError> {
+    run_any(engine, &Algorithm::Sdar(sdar.clone()), prompt, run)
 }
 
 /// An engine with logits of one's own choosing: `favour` gets 9 and its neighbour 8, everything else 0.
@@ -98,7 +111,7 @@ fn more_steps_than_tokens_change_nothing() {
 
 #[test]
 fn an_end_token_ends_the_run_at_once() {
-    let sdar = Sdar { gen_length: 20, stopping_criteria_idx: vec![8], ..Sdar::new(Fixed::MASK) };
+    let sdar = Sdar { gen_length: 20, stopping_criteria_idx: Ids(vec![8]), ..Sdar::new(Fixed::MASK) };
     let trace = run(Fixed::favouring(8), &sdar, &[1; 4], Run::default()).unwrap();
     assert_eq!((trace.answer(), trace.end, trace.passes.len()), (&[][..], End::EndToken, 2));
     let trace = run(Fixed::favouring(8), &sdar, &[8; 4], ORIGINAL).unwrap();
@@ -129,8 +142,165 @@ fn what_cannot_run_is_an_error() {
     assert!(matches!(fails(&Sdar { temperature: -1.0, ..sdar.clone() }, &[1]), GenerateError::Sampling(_)));
     let mut session = Session::new(Fixed::favouring(8), Sdar { block_length: 8, ..sdar.clone() }.attention()).unwrap();
     let mismatch =
-        generate(&mut session, &Algorithm::Sdar(sdar), &[1], Run::default(), &mut |_| ControlFlow::Continue(()));
+        generate(&mut session, &Algorithm::Sdar(sdar), &[1], Run::default(), &mut |_, _| ControlFlow::Continue(()));
     assert!(matches!(mismatch, Err(GenerateError::Setting { name: "block_length", .. })));
+}
+
+/// All algorithms over blocks of four, eight new tokens, with an end token and the mask of the engine.
+fn every_algorithm(end: u32) -> Vec<Algorithm> {
+    let (mask, ends) = (Fixed::MASK, Ids(vec![end]));
+    let fast = FastDllm {
+        max_new_tokens: 8,
+        block_size: 4,
+        small_block_size: 2,
+        stop_token: ends.clone(),
+        ..FastDllm::new(mask)
+    };
+    let dream = Dream { max_new_tokens: 8, steps: 8, end_ids: ends.clone(), ..Dream::new(mask) };
+    let block = |alg, dual_cache| Dream { alg, dual_cache, block_length: Some(4), ..dream.clone() };
+    let llada = Llada { gen_length: 8, block_length: 4, steps: 4, end_ids: ends.clone(), ..Llada::new(mask) };
+    let random = Llada { remasking: llada::Remasking::Random, ..llada.clone() };
+    let canvas = |logits| Canvas { max_tokens: 8, block_length: 4, end_ids: ends.clone(), ..Canvas::new(logits, mask) };
+    let mut all = vec![
+        Algorithm::Sdar(Sdar { gen_length: 8, stopping_criteria_idx: ends.clone(), ..Sdar::new(mask) }),
+        Algorithm::FastDllm(fast.clone()),
+        Algorithm::FastDllm(FastDllm { use_block_cache: true, ..fast.clone() }),
+        Algorithm::FastDllmBatch(fast.clone()),
+        Algorithm::DreamThreshold(dream.clone()),
+        Algorithm::DreamBlock(block(dream::Alg::Entropy, false)),
+        Algorithm::DreamBlock(block(dream::Alg::ConfidenceThreshold, true)),
+        Algorithm::Llada(llada.clone()),
+        Algorithm::Llada(Llada { cfg_scale: 1.0, ..random }),
+        Algorithm::LladaNv(llada.clone()),
+        Algorithm::LladaNvPrefix(Llada { threshold: Some(0.5.into()), ..llada.clone() }),
+        Algorithm::LladaNvDual(llada),
+        Algorithm::Canvas(canvas(Logits::Aligned)),
+        Algorithm::Canvas(canvas(Logits::Shifted)),
+    ];
+    for alg in [dream::Alg::Origin, dream::Alg::MaskgitPlus, dream::Alg::TopkMargin, dream::Alg::Entropy] {
+        all.push(Algorithm::Dream(Dream { alg, ..dream.clone() }));
+    }
+    all
+}
+
+#[test]
+fn a_model_that_wants_the_mask_is_no_loop_without_end() {
+    for algorithm in every_algorithm(0) {
+        for behaviour in [Behaviour::Answer, Behaviour::Original] {
+            // Prompts of one token, of less and more than a block, and of whole blocks.
+            for prompt in [1, 3, 4, 5, 8, 9] {
+                let run = Run { behaviour, ..Run::default() };
+                let trace = run_any(Fixed::favouring(5), &algorithm, &vec![1; prompt], run).unwrap();
+                let new = &trace.tokens[prompt..];
+                assert!(new.len() >= 8 - prompt % 4 && new.iter().all(|&id| id == 6), "{algorithm:?}: {new:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_answer_ends_at_its_end_token() {
+    for algorithm in every_algorithm(8) {
+        for prompt in [1, 4, 5] {
+            let trace = run_any(Fixed::favouring(8), &algorithm, &vec![8; prompt], Run::default()).unwrap();
+            assert_eq!((trace.answer(), trace.end), (&[][..], End::EndToken), "{algorithm:?}");
+            let original = run_any(Fixed::favouring(8), &algorithm, &vec![8; prompt], ORIGINAL).unwrap();
+            assert!(original.passes.len() >= trace.passes.len() && original.answer().is_empty());
+        }
+    }
+}
+
+#[test]
+fn masks_in_the_prompt_do_not_stop_anything() {
+    for algorithm in every_algorithm(0) {
+        let prompt = [1, Fixed::MASK, 2, Fixed::MASK, 3];
+        let trace = run_any(Fixed::favouring(7), &algorithm, &prompt, Run::default()).unwrap();
+        assert!(trace.answer().len() >= 7 && trace.answer().iter().all(|&id| id == 7), "{algorithm:?}");
+        assert_eq!([trace.tokens[0], trace.tokens[2], trace.tokens[4]], [1, 2, 3]);
+        // LLaDA's own makes its passes and no more, so the masks it filled in the prompt are missing behind it.
+        assert!(run_any(Fixed::favouring(7), &algorithm, &prompt, ORIGINAL).unwrap().passes.len() <= 16);
+    }
+}
+
+#[test]
+fn a_prompt_of_exactly_one_block_is_fed() {
+    let fast = FastDllm { max_new_tokens: 4, block_size: 4, small_block_size: 4, ..FastDllm::new(Fixed::MASK) };
+    for algorithm in [Algorithm::FastDllm(fast.clone()), Algorithm::FastDllmBatch(fast)] {
+        let trace = run_any(Fixed::favouring(8), &algorithm, &[1; 4], ORIGINAL).unwrap();
+        let first = trace.passes[0];
+        assert_eq!((first.start, first.fed, first.accepted), (0, 4, 1), "the original would feed four masks");
+        assert_eq!(trace.tokens.len(), 9, "the first token and a block with the one behind it");
+    }
+}
+
+/// Blocks of one step: the original leaves masks behind, an answer does not.
+#[test]
+fn a_single_step_for_a_block_of_dream() {
+    let dream = Dream { max_new_tokens: 8, steps: 2, alg: dream::Alg::Entropy, block_length: Some(4), ..Dream::new(5) };
+    let algorithm = Algorithm::DreamBlock(dream);
+    let original = run_any(Fixed::favouring(8), &algorithm, &[1; 3], ORIGINAL).unwrap();
+    assert_eq!(original.tokens[3..], [8, 5, 5, 5, 8, 5, 5, 5]);
+    assert_eq!(original.passes.len(), 4, "each block has the pass over everything and one that fills nothing");
+    let answer = run_any(Fixed::favouring(8), &algorithm, &[1; 3], Run::default()).unwrap();
+    assert_eq!(answer.answer(), [8; 8]);
+}
+
+/// One step for a block of LLaDA with a cache: the second pass asks the original for a quota that is not there.
+#[test]
+fn a_single_step_for_a_block_of_llada() {
+    let llada = Llada { gen_length: 8, block_length: 4, steps: 2, ..Llada::new(5) };
+    for algorithm in [Algorithm::LladaNvPrefix(llada.clone()), Algorithm::LladaNvDual(llada)] {
+        let trace = run_any(Fixed::favouring(8), &algorithm, &[1; 3], ORIGINAL).unwrap();
+        assert_eq!(trace.answer(), [8; 8]);
+        assert_eq!(trace.passes.iter().map(|p| p.accepted).collect::<Vec<_>>(), [4, 0, 4, 0]);
+        assert_eq!(run_any(Fixed::favouring(8), &algorithm, &[1; 3], Run::default()).unwrap().passes.len(), 2);
+    }
+}
+
+/// With top-p every position is certain, and the lowest comes first.
+#[test]
+fn equals_are_taken_from_the_lowest_position_on() {
+    for alg in [dream::Alg::MaskgitPlus, dream::Alg::TopkMargin, dream::Alg::Entropy] {
+        let dream = Dream { max_new_tokens: 6, steps: 3, alg, top_p: Some(0.5), ..Dream::new(5) };
+        let trace = run_any(Fixed::favouring(8), &Algorithm::Dream(dream), &[1; 3], ORIGINAL).unwrap();
+        let positions: Vec<usize> = trace.accepted.iter().map(|a| a.position).collect();
+        assert_eq!(positions, [3, 4, 5, 6, 7, 8]);
+    }
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_named() {
+    let llada = Llada { gen_length: 8, block_length: 4, steps: 4, ..Llada::new(5) };
+    let dream = Dream { max_new_tokens: 8, steps: 8, ..Dream::new(5) };
+    let fast = FastDllm { max_new_tokens: 8, block_size: 4, small_block_size: 2, ..FastDllm::new(5) };
+    let canvas = Canvas { max_tokens: 8, ..Canvas::new(Logits::Aligned, 5) };
+    for (name, wrong) in [
+        ("block_length", Algorithm::Llada(Llada { block_length: 3, ..llada.clone() })),
+        ("the number of blocks", Algorithm::Llada(Llada { steps: 5, ..llada.clone() })),
+        ("steps", Algorithm::LladaNv(Llada { steps: 0, ..llada.clone() })),
+        ("cfg_scale", Algorithm::LladaNv(Llada { cfg_scale: 1.0, ..llada.clone() })),
+        ("cfg_scale", Algorithm::Llada(Llada { cfg_scale: f32::NAN, ..llada.clone() })),
+        ("threshold", Algorithm::Llada(Llada { threshold: Some(0.9.into()), ..llada.clone() })),
+        ("threshold", Algorithm::LladaNv(Llada { threshold: Some(1.5.into()), ..llada.clone() })),
+        ("mask_id", Algorithm::Llada(Llada { mask_id: 10, ..llada })),
+        ("steps", Algorithm::DreamThreshold(Dream { steps: 3, ..dream.clone() })),
+        ("block_length", Algorithm::DreamBlock(Dream { block_length: Some(5), ..dream.clone() })),
+        ("the number of blocks", Algorithm::DreamBlock(Dream { block_length: Some(2), steps: 6, ..dream.clone() })),
+        ("alg", Algorithm::Dream(Dream { alg: dream::Alg::ConfidenceThreshold, ..dream.clone() })),
+        ("eps", Algorithm::Dream(Dream { eps: 0.0, ..dream.clone() })),
+        ("alg_temp", Algorithm::Dream(Dream { alg_temp: Some(-1.0), ..dream })),
+        ("small_block_size", Algorithm::FastDllm(FastDllm { small_block_size: 3, ..fast.clone() })),
+        ("pad_token", Algorithm::FastDllmBatch(FastDllm { pad_token: 10, ..fast.clone() })),
+        ("threshold", Algorithm::FastDllm(FastDllm { threshold: (-0.1).into(), ..fast })),
+        ("block_length", Algorithm::Canvas(Canvas { block_length: 0, ..canvas.clone() })),
+        ("threshold", Algorithm::Canvas(Canvas { threshold: 2.0.into(), ..canvas.clone() })),
+    ] {
+        let error = run_any(Fixed::favouring(8), &wrong, &[1], ORIGINAL).unwrap_err();
+        assert!(matches!(&error, GenerateError::Setting { name: n, .. } if *n == name), "{wrong:?}: {error}");
+    }
+    let long = Algorithm::Canvas(Canvas { max_tokens: 16, ..canvas });
+    let error = run_any(Fixed::favouring(8), &long, &[1], ORIGINAL).unwrap_err();
+    assert!(matches!(error, GenerateError::TooLong { need: 17, room: 16, .. }), "{error}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The sampler against the original primitives, and its guards.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use diffulex_runtime::sample::{self, Confidence, Order, Pick, SampleError, Sampler, Sampling};
+use diffulex_runtime::sample::{self, Choice, Confidence, Draws, Order, Pick, SampleError, Sampler, Sampling};
 use diffulex_tests::reference::{Tensors, fixture, json};
 use serde_json::Value;
 
@@ -17,6 +17,7 @@ fn sampling(case: &Value) -> Sampling {
         top_k: case["top_k"].as_u64().unwrap_or(0) as usize,
         top_p: case["top_p"].as_f64().unwrap_or(1.0) as f32,
         order: Order::TopPFirst,
+        choice: Choice::Share,
     }
 }
 
@@ -111,6 +112,52 @@ fn draws_follow_the_distribution_and_the_seed() {
 }
 
 const FIRST_DRAWS: [u32; 24] = [2, 0, 2, 1, 2, 2, 2, 0, 2, 2, 2, 2, 0, 2, 2, 2, 3, 2, 2, 0, 2, 2, 2, 0];
+
+/// Gumbel noise of temperature 1 draws from the softmax; the confidence is that of the logits as they are.
+#[test]
+fn gumbel_draws_follow_the_distribution_and_the_seed() {
+    let row = [1.0, 0.0, 2.0, -1.0f32];
+    let mut plain = row;
+    sample::softmax(&mut plain);
+    let picks = |temperature, never, seed| {
+        let settings = Sampling { temperature, choice: Choice::Gumbel, ..Sampling::default() };
+        let mut sampler = Sampler::new(settings, Confidence::Prob, never, seed).unwrap();
+        (0..20_000).map(|_| sampler.pick(&row).unwrap()).collect::<Vec<Pick>>()
+    };
+    let tokens = |picks: &[Pick]| picks.iter().map(|pick| pick.token).collect::<Vec<_>>();
+    let first = picks(1.0, None, 1);
+    assert_eq!(tokens(&first), tokens(&picks(1.0, None, 1)));
+    assert_ne!(tokens(&first), tokens(&picks(1.0, None, 2)));
+    assert_eq!(tokens(&first)[..16], FIRST_GUMBEL_DRAWS, "one seed gives the same tokens on every machine");
+    assert!(first.iter().all(|pick| pick.probability == plain[pick.token as usize]));
+    let share = |picks: &[Pick], token| picks.iter().filter(|p| p.token == token).count() as f64 / picks.len() as f64;
+    for (token, p) in plain.iter().enumerate() {
+        assert!((share(&first, token as u32) - f64::from(*p)).abs() < 0.01, "token {token}");
+    }
+    // Half the temperature, the logits count twice; and the token that is never chosen leaves its share to the others.
+    let mut sharp = row.map(|l| l * 2.0);
+    sharp[2] = f32::NEG_INFINITY;
+    sample::softmax(&mut sharp);
+    let held = picks(0.5, Some(2), 3);
+    for (token, p) in sharp.iter().enumerate() {
+        assert!((share(&held, token as u32) - f64::from(*p)).abs() < 0.01, "token {token}");
+    }
+    let greedy = picks(0.0, None, 5);
+    assert!(greedy.iter().all(|pick| pick.token == 2 && pick.probability == plain[2]));
+}
+
+const FIRST_GUMBEL_DRAWS: [u32; 16] = [0; 16];
+
+#[test]
+fn recorded_numbers_come_before_those_of_the_seed() {
+    let (mut plain, mut fed) = (Draws::seeded(7), Draws::seeded(7));
+    fed.replay([0.25, 0.75]);
+    assert_eq!([fed.uniform(), fed.uniform()], [0.25, 0.75]);
+    assert_eq!([fed.uniform(), fed.uniform()], [plain.uniform(), plain.uniform()]);
+    fed.replay([0.0, 0.49, 0.51, 0.999]);
+    let drawn: Vec<usize> = (0..4).map(|_| fed.index(&[0.0, 1.0, 0.0, 1.0])).collect();
+    assert_eq!(drawn, [1, 1, 3, 3]);
+}
 
 #[test]
 fn what_has_no_meaning_is_refused() {

@@ -20,34 +20,62 @@ fn session(max_tokens: usize, max_cache: usize, block: usize) -> Session {
     Session::new(engine, Attention::BlockCausal(block)).unwrap()
 }
 
+/// A case of a logits file.
+struct Case {
+    place: String,
+    ids: Vec<u32>,
+    logits: Vec<f64>,
+}
+
+fn cases(file: &str) -> Vec<Case> {
+    let wanted = Tensors::open(&fixture(file));
+    let names = ["len1", "len1_mask", "len7", "len7_mask", "len33", "len33_mask", "len64", "len64_mask"];
+    let found = names.into_iter().filter(|case| wanted.has(&format!("{case}.ids")));
+    let cases: Vec<Case> = found
+        .map(|case| Case {
+            place: format!("{file} {case}"),
+            ids: wanted.ids(&format!("{case}.ids")),
+            logits: wanted.values(&format!("{case}.logits")).to_vec(),
+        })
+        .collect();
+    assert!(cases.len() >= 2, "{file}");
+    cases
+}
+
+fn all(n: usize) -> Vec<u32> {
+    (0..n as u32).collect()
+}
+
+impl Case {
+    /// Compares rows `from..` with the recorded ones.
+    fn near(&self, got: &[f32], from: usize, what: &str) {
+        let vocab = self.logits.len() / self.ids.len();
+        let want = &self.logits[from * vocab..];
+        let worst = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
+        assert!(!got.is_empty() && worst < 2e-4, "{} {what} from {from}: off by {worst}", self.place);
+    }
+
+    /// All rows in one pass, and some of them.
+    fn uncached(&self, session: &mut Session) {
+        session.clear();
+        self.near(session.pass(&self.ids, 0, &all(self.ids.len()), Store::Discard).unwrap(), 0, "uncached");
+        assert_eq!(session.cached(), 0);
+        let some: Vec<u32> = all(self.ids.len()).into_iter().filter(|r| r % 5 == 2).collect();
+        let few = session.pass(&self.ids, 0, &some, Store::Discard).unwrap().to_vec();
+        let vocab = few.len() / some.len().max(1);
+        for (got, &row) in few.chunks(vocab.max(1)).zip(&some) {
+            self.near(got, row as usize, "some rows");
+        }
+    }
+}
+
 /// Every case of a logits file on one engine: in one pass, in `pieces` (lengths in tokens, the last one repeated) over
 /// the cache, and each piece once without storing it before.
 fn check(engine: Box<dyn Engine>, file: &str, block: usize, pieces: &[usize]) {
-    let wanted = Tensors::open(&fixture(file));
     let mut session = Session::new(engine, Attention::BlockCausal(block)).unwrap();
-    for case in ["len1", "len1_mask", "len7", "len7_mask", "len33", "len33_mask", "len64", "len64_mask"] {
-        if !wanted.has(&format!("{case}.ids")) {
-            continue;
-        }
-        let ids = wanted.ids(&format!("{case}.ids"));
-        let want = wanted.values(&format!("{case}.logits"));
-        let near = |got: &[f32], from: usize, what: &str| {
-            let vocab = want.len() / ids.len();
-            let worst =
-                got.iter().zip(&want[from * vocab..]).map(|(g, w)| (f64::from(*g) - w).abs()).fold(0.0, f64::max);
-            assert!(!got.is_empty() && worst < 2e-4, "{file} {case} {what} from {from}: off by {worst}");
-        };
-        let all = |n: usize| (0..n as u32).collect::<Vec<_>>();
-
-        session.clear();
-        near(session.pass(&ids, 0, &all(ids.len()), Store::Discard).unwrap(), 0, "uncached");
-        assert_eq!(session.cached(), 0);
-        let some: Vec<u32> = all(ids.len()).into_iter().filter(|r| r % 5 == 2).collect();
-        let few = session.pass(&ids, 0, &some, Store::Discard).unwrap().to_vec();
-        let vocab = few.len() / some.len().max(1);
-        for (got, &row) in few.chunks(vocab.max(1)).zip(&some) {
-            near(got, row as usize, "some rows");
-        }
+    for case in cases(file) {
+        case.uncached(&mut session);
+        let (ids, near) = (&case.ids, |got: &[f32], from, what| case.near(got, from, what));
 
         let mut from = 0;
         for piece in pieces.iter().chain(std::iter::repeat(pieces.last().unwrap())) {
@@ -84,6 +112,61 @@ fn bf16_weights_in_shards() {
     for engine in engines_of("sdar/tiny-sharded-bf16", 64, 64) {
         check(engine, "sdar/logits_bf16_weights_block4.safetensors", 4, &[12, 4]);
     }
+}
+
+#[test]
+fn blocks_of_32() {
+    for (checkpoint, file) in [("tiny", "logits"), ("tiny-sharded-bf16", "logits_bf16_weights")] {
+        for engine in engines_of(&format!("fast_dllm_v2/{checkpoint}"), 64, 64) {
+            check(engine, &format!("fast_dllm_v2/{file}.safetensors"), 32, &[32]);
+        }
+    }
+}
+
+/// With full attention the keys and values of a pass over everything are those of any part of it: reused as drafts, they
+/// give the same rows.
+#[test]
+fn full_attention() {
+    for family in ["dream", "llada"] {
+        for (checkpoint, file) in [("tiny", "logits"), ("tiny-sharded-bf16", "logits_bf16_weights")] {
+            for engine in engines_of(&format!("{family}/{checkpoint}"), 64, 64) {
+                let mut session = Session::new(engine, Attention::Full).unwrap();
+                for case in cases(&format!("{family}/{file}.safetensors")) {
+                    case.uncached(&mut session);
+                    let (ids, len) = (&case.ids, case.ids.len());
+                    let (from, to) = (len / 3, len.div_ceil(2));
+                    session.pass(ids, 0, &[], Store::Draft(from)).unwrap();
+                    assert_eq!(session.cached(), from);
+                    case.near(
+                        session.pass(&ids[from..], from, &all(len - from), Store::Discard).unwrap(),
+                        from,
+                        "prefix",
+                    );
+                    session.clear();
+                    session.pass(ids, 0, &[], Store::Draft(len)).unwrap();
+                    for _ in 0..2 {
+                        let rows =
+                            session.pass(&ids[from..to], from, &all(to - from), Store::Draft(to - from)).unwrap();
+                        case.near(rows, from, "dual");
+                        assert_eq!(session.cached(), len);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn drafts_are_no_part_of_a_later_turn() {
+    let mut session = session(64, 64, 4);
+    let ids: Vec<u32> = (0..16).collect();
+    session.pass(&ids[..8], 0, &[], Store::Keep).unwrap();
+    session.pass(&ids[8..], 8, &[], Store::Draft(4)).unwrap();
+    session.pass(&ids[8..10], 8, &[], Store::Draft(2)).unwrap();
+    assert_eq!((session.cached(), session.reuse(&ids)), (12, 8));
+    session.pass(&ids[8..], 8, &[], Store::Keep).unwrap();
+    session.pass(&ids[4..8], 4, &[], Store::Draft(4)).unwrap();
+    assert_eq!((session.cached(), session.reuse(&ids)), (16, 4), "what was written over is a draft again");
 }
 
 #[test]

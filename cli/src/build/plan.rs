@@ -143,7 +143,7 @@ fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generati
         threshold: threshold.value.iter().map(|&t| t as f32).collect(),
         small_block: None,
         reuse: Reuse::None,
-        canvas: None,
+        window: None,
         eps: None,
         alg_temp: None,
         guidance: None,

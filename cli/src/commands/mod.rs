@@ -2,6 +2,8 @@
 //! and has told of it.
 
 pub(crate) mod build;
+mod checks;
+mod flags;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod verify;

@@ -3,16 +3,15 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use diffulex_compiler::generation::{Generation, Remasking};
 use diffulex_edge::Error;
 use diffulex_edge::answer::Model;
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_runtime::chat::Message;
-use diffulex_runtime::generate::{End, Trace};
+use diffulex_runtime::generate::{Behaviour, End, Trace};
 use serde::Deserialize;
 
-use super::{build, engine, plans, recipes_only, verify};
-use crate::args::{Run, Sampling};
+use super::{build, engine, flags, plans, recipes_only, verify};
+use crate::args::Run;
 use crate::terminal::{note, print};
 
 /// Runs the command.
@@ -30,16 +29,21 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
     let mut generation = opened.generation.clone().ok_or_else(|| {
         Error::Usage(format!("{} does not say its mask token or how to generate; run its recipe instead", opened.name))
     })?;
-    apply(&args.sampling, &mut generation)?;
+    flags::apply(&args.sampling, &mut generation)?;
+    if let Some(length) = args.gap.length {
+        flags::gap(length, &mut generation)?;
+    }
     let text: PathBuf = args.tokenizer.clone().or(opened.text.clone()).ok_or_else(|| {
         let path = args.path.display();
         Error::Usage(format!("{path}: has no tokenizer beside it: give its folder with `--tokenizer`"))
     })?;
-    let mut model = Model::new(opened.engine(&engine(args.engine)?)?, &generation, &text)?;
+    // An original asked for by name makes the passes of the original; else only those that matter are made.
+    let behaviour = if args.sampling.algorithm.is_some() { Behaviour::Original } else { Behaviour::Answer };
+    let mut model = Model::new(opened.engine(&engine(args.engine)?)?, &generation, behaviour, &text)?;
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => one(&mut model, args, prompt)?,
         (None, Some(file)) => many(&mut model, args, file)?,
-        (None, None) => return Err(Error::Usage("give `--prompt` or `--prompts`".into())),
+        (None, None) => filled(&mut model, args)?,
     }
     Ok(true)
 }
@@ -63,6 +67,22 @@ fn built(args: &Run) -> Result<Option<Opened>, Error> {
 /// One prompt, its answer streamed.
 fn one(model: &mut Model, args: &Run, prompt: &str) -> Result<(), Error> {
     let ids = ids(model, args, prompt)?;
+    streamed(model, args, |model, show| model.answer(&ids, show))
+}
+
+/// A gap, what fills it streamed.
+fn filled(model: &mut Model, args: &Run) -> Result<(), Error> {
+    let encode = |text: &Option<String>| model.text(text.as_deref().unwrap_or_default());
+    let (prefix, suffix) = (encode(&args.gap.prefix)?, encode(&args.gap.suffix)?);
+    streamed(model, args, |model, show| model.infill(&prefix, &suffix, show))
+}
+
+/// Prints an answer as it comes.
+fn streamed(
+    model: &mut Model,
+    args: &Run,
+    answer: impl FnOnce(&mut Model, &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<(String, Trace), Error>,
+) -> Result<(), Error> {
     let mut failed = Ok(());
     let mut show = |piece: &str| match print(piece) {
         Ok(()) => ControlFlow::Continue(()),
@@ -71,11 +91,11 @@ fn one(model: &mut Model, args: &Run, prompt: &str) -> Result<(), Error> {
             ControlFlow::Break(())
         }
     };
-    let (_, trace) = model.answer(&ids, &mut show)?;
+    let (_, trace) = answer(model, &mut show)?;
     failed?;
     print("\n")?;
-    if trace.end == End::Length && trace.tokens.len() >= model.cache() {
-        note(&format!("the answer ends where the cache of {} positions is full", model.cache()));
+    if args.gap.length.is_none() && trace.end == End::Length && trace.tokens.len() >= model.room() {
+        note(&format!("the answer ends where the {} positions of this build are full", model.room()));
     }
     if args.stats {
         note(&stats(&trace));
@@ -115,45 +135,16 @@ fn ids(model: &Model, args: &Run, prompt: &str) -> Result<Vec<u32>, Error> {
 }
 
 fn stats(trace: &Trace) -> String {
+    let prefill = trace.prefill_time().as_secs_f64() * 1000.0;
+    let prompt = match prefill > 0.0 {
+        true => format!("prompt of {} tokens in {prefill:.0} ms", trace.prompt),
+        false => format!("prompt of {} tokens", trace.prompt),
+    };
     format!(
-        "{} tokens in {} passes ({:.1} a pass), {:.0} tokens a second, prompt of {} tokens in {:.0} ms",
+        "{} tokens in {} passes ({:.1} a pass), {:.0} tokens a second, {prompt}",
         trace.answer().len(),
         trace.passes.len(),
         trace.tokens_per_pass(),
         trace.tokens_per_second(),
-        trace.prompt,
-        trace.prefill_time().as_secs_f64() * 1000.0
     )
-}
-
-/// Flags over the artifact's defaults, each held against its range.
-fn apply(flags: &Sampling, generation: &mut Generation) -> Result<(), Error> {
-    let range = |name: &str, value: f32, low: f32, high: f32| match (low..=high).contains(&value) {
-        true => Ok(value),
-        false => Err(Error::Usage(format!("--{name} is {value}, which is not between {low} and {high}"))),
-    };
-    if let Some(value) = flags.temperature {
-        generation.temperature = range("temperature", value, 0.0, 2.0)?;
-    }
-    if let Some(value) = flags.top_p {
-        generation.top_p = range("top-p", value, 0.0, 1.0)?;
-    }
-    if let Some(value) = flags.threshold {
-        generation.threshold = vec![range("threshold", value, 0.0, 1.0)?];
-    }
-    if let Some(name) = &flags.strategy {
-        generation.strategy = Some(Remasking::from_name(name).ok_or_else(|| {
-            Error::Usage(format!("there is no strategy `{name}`; there are {}", Remasking::NAMES.join(", ")))
-        })?);
-    }
-    if let Some((name, _)) =
-        [("max-tokens", flags.max_tokens), ("steps", flags.steps)].iter().find(|(_, flag)| *flag == Some(0))
-    {
-        return Err(Error::Usage(format!("--{name} is at least 1")));
-    }
-    generation.max_tokens = flags.max_tokens.unwrap_or(generation.max_tokens);
-    generation.steps = flags.steps.or(generation.steps);
-    generation.top_k = flags.top_k.unwrap_or(generation.top_k);
-    generation.seed = flags.seed.unwrap_or(generation.seed);
-    Ok(())
 }

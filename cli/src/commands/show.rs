@@ -102,7 +102,7 @@ fn facts(g: &Generation) -> String {
         g.steps.map(|n| format!("{n} steps")),
         g.small_block.map(|n| format!("small blocks of {n}")),
         (g.reuse != Reuse::None).then(|| format!("reuse {}", g.reuse)),
-        g.canvas.map(|n| format!("canvas {n}")),
+        g.window.map(|n| format!("window {n}")),
         g.eps.map(|x| format!("eps {x}")),
         g.alg_temp.map(|x| format!("alg-temp {x}")),
         g.guidance.map(|x| format!("guidance {x}")),

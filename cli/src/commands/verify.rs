@@ -7,13 +7,14 @@ use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, verify};
 use diffulex_runtime::verify::Check;
 
+use super::checks::describe;
 use super::{build, engine, plans, recipes_only};
 use crate::args::{EngineName, MessageFormat, Places, Verify};
 use crate::terminal::{note, say, steps_bar};
 
 /// Runs the command.
 pub(crate) fn run(args: &Verify) -> Result<bool, Error> {
-    let mut verdict = Verdict::new(args.message_format);
+    let mut verdict = Verdict::new(args.message_format, args.explain);
     let done = checks(args, &mut verdict);
     if let (MessageFormat::Json, Err(error)) = (args.message_format, &done) {
         say(&format!("{}\n", serde_json::json!({ "reason": "error", "message": error.to_string() })))?;
@@ -24,19 +25,19 @@ pub(crate) fn run(args: &Verify) -> Result<bool, Error> {
 /// Verifies one build of a recipe, for `run --verify`: only failures and the verdict are told.
 pub(crate) fn plan(plan: &Plan, engine_name: EngineName) -> Result<bool, Error> {
     let mut verdict = Verdict::quiet();
-    let done = planned(plan, engine_name, &mut verdict);
+    let done = planned(plan, engine_name, false, &mut verdict);
     verdict.finish(done)
 }
 
 /// Verifies an artifact against its checkpoint, for `run --verify`.
 pub(crate) fn quietly(path: &Path, against: Option<&Path>, places: &Places, name: EngineName) -> Result<bool, Error> {
     let mut verdict = Verdict::quiet();
-    let done = compared(path, against, places, name, &mut verdict);
+    let done = compared(path, against, places, name, false, &mut verdict);
     verdict.finish(done)
 }
 
 fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
-    let recorded = !args.reference.is_empty() || !args.trajectories.is_empty();
+    let recorded = !(args.reference.is_empty() && args.trajectories.is_empty() && args.conversations.is_empty());
     if subject::kind(&args.path)? != Kind::Recipe {
         recipes_only(&args.places)?;
     } else {
@@ -45,22 +46,23 @@ fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
         for plan in &all {
             match recorded {
                 true => recordings(args, &plan.folder, verdict)?,
-                false => planned(plan, args.engine, verdict)?,
+                false => planned(plan, args.engine, args.explain, verdict)?,
             }
         }
         return Ok(());
     }
     match recorded {
         true => recordings(args, &args.path, verdict),
-        false => compared(&args.path, args.against.as_deref(), &args.places, args.engine, verdict),
+        false => compared(&args.path, args.against.as_deref(), &args.places, args.engine, args.explain, verdict),
     }
 }
 
 /// A build that is known with its checkpoint.
-fn planned(plan: &Plan, name: EngineName, verdict: &mut Verdict) -> Result<(), Error> {
+fn planned(plan: &Plan, name: EngineName, explain: bool, verdict: &mut Verdict) -> Result<(), Error> {
     verdict.heading(&plan.build.name);
     let Some(artifact) = opened(&plan.folder, None, verdict)? else { return Ok(()) };
-    verify::artifact(&artifact, plan.checkpoint.folder(), &engine(name)?, &mut |check| verdict.add(&check))
+    let checkpoint = plan.checkpoint.folder();
+    verify::artifact(&artifact, checkpoint, &engine(name)?, explain, &mut |check| verdict.add(&check))
 }
 
 /// An artifact against the checkpoint that is given, or that its manifest names.
@@ -69,12 +71,13 @@ fn compared(
     against: Option<&Path>,
     places: &Places,
     name: EngineName,
+    explain: bool,
     verdict: &mut Verdict,
 ) -> Result<(), Error> {
     let kind = subject::kind(path)?;
     if kind == Kind::Checkpoint {
         return Err(Error::Usage(format!(
-            "{}: a checkpoint is compared with recordings: give `--reference` or `--trajectories`",
+            "{}: a checkpoint is compared with recordings: give `--reference`, `--trajectories` or `--conversations`",
             path.display()
         )));
     }
@@ -88,14 +91,21 @@ fn compared(
         let path = path.display();
         Error::Usage(format!("{path}: give `--against CHECKPOINT`, the folder it was made from, or recordings"))
     })?;
-    verify::artifact(&artifact, &source, &engine(name)?, &mut |check| verdict.add(&check))
+    verify::artifact(&artifact, &source, &engine(name)?, explain, &mut |check| verdict.add(&check))
 }
 
 fn recordings(args: &Verify, path: &Path, verdict: &mut Verdict) -> Result<(), Error> {
     let Some(opened) = opened(path, args.block, verdict)? else { return Ok(()) };
     let engine = engine(args.engine)?;
-    let report = &mut |check: Check| verdict.add(&check);
-    verify::recordings(&opened, &engine, args.block, &args.reference, &args.trajectories, report)
+    let recordings = verify::Recordings {
+        references: &args.reference,
+        trajectories: &args.trajectories,
+        conversations: &args.conversations,
+        block: args.block,
+        tokenizer: args.tokenizer.as_deref(),
+        explain: args.explain,
+    };
+    verify::recordings(&opened, &engine, &recordings, &mut |check| verdict.add(&check))
 }
 
 /// Opens what is verified, its digests first. A damaged artifact is a failed check, not a failed verification.
@@ -121,17 +131,19 @@ struct Verdict {
     bar: indicatif::ProgressBar,
     checks: usize,
     failed: usize,
+    /// A departure is told with its candidates.
+    explain: bool,
     /// Only failures and the verdict are printed, to the error stream.
     quiet: bool,
 }
 
 impl Verdict {
-    fn new(format: MessageFormat) -> Verdict {
-        Verdict { format, bar: steps_bar("verifying"), checks: 0, failed: 0, quiet: false }
+    fn new(format: MessageFormat, explain: bool) -> Verdict {
+        Verdict { format, bar: steps_bar("verifying"), checks: 0, failed: 0, explain, quiet: false }
     }
 
     fn quiet() -> Verdict {
-        Verdict { quiet: true, ..Verdict::new(MessageFormat::Text) }
+        Verdict { quiet: true, ..Verdict::new(MessageFormat::Text, false) }
     }
 
     fn heading(&self, name: &str) {
@@ -147,7 +159,7 @@ impl Verdict {
         let text = match self.format {
             // A check is a struct of numbers, words and lists, which always has a JSON form.
             MessageFormat::Json => serde_json::to_string(check).unwrap_or_default(),
-            MessageFormat::Text => describe(check),
+            MessageFormat::Text => describe(check, self.explain),
         };
         self.bar.suspend(|| match self.quiet {
             true if check.passed() => {}
@@ -176,53 +188,5 @@ impl Verdict {
             false => say(&format!("{text}\n"))?,
         }
         Ok(passed)
-    }
-}
-
-/// One line for people.
-fn describe(check: &Check) -> String {
-    let mark = if check.passed() { "ok    " } else { "FAILED" };
-    match check {
-        Check::Structure { what, problem, .. } => match problem {
-            None => format!("{mark} structure   {what}"),
-            Some(problem) => format!("{mark} structure   {what}: {problem}"),
-        },
-        Check::Logits { case, attention, rows, max_error, limit, hidden, hidden_limit, not_compared, .. } => {
-            let worst = hidden.iter().max_by(|a, b| a.1.total_cmp(b.1));
-            let hidden = worst.map_or(String::new(), |(name, error)| {
-                format!(", {} hidden states within {error:.1e} of {hidden_limit:.0e} (worst {name})", hidden.len())
-            });
-            let missing = match not_compared.len() {
-                0 => String::new(),
-                n => format!(", {n} hidden states not compared"),
-            };
-            format!(
-                "{mark} logits      {case}: {rows} rows ({attention}), largest error {max_error:.1e} of {limit:.0e}\
-                 {hidden}{missing}"
-            )
-        }
-        Check::Trajectory { name, passes, tokens, difference, .. } => match difference {
-            None => format!("{mark} trajectory  {name}: {passes} passes, {tokens} tokens, all equal"),
-            Some(difference) => format!("{mark} trajectory  {name}: {difference}"),
-        },
-        Check::Weights { compared, of, difference, .. } => match difference {
-            None => format!("{mark} weights     {compared} of {of} matrices compared, all equal"),
-            Some(difference) => format!("{mark} weights     {difference}"),
-        },
-        Check::Numbers(n) => {
-            let departs = n.departs.map_or(String::new(), |layer| format!(", departs in layer {layer}"));
-            format!(
-                "{mark} numbers     {}: {} rows, error {:.1e} of {:.1e}, KL {:.1e}, top-1 {:.0}%{departs}",
-                n.case,
-                n.rows,
-                n.max_error,
-                n.limits.max_error * n.max_logit,
-                n.kl,
-                n.top1 * 100.0
-            )
-        }
-        Check::Reply { case, tokens, equal, .. } => {
-            format!("{mark} reply       {case}: {equal} of {tokens} tokens equal")
-        }
     }
 }

@@ -5,70 +5,38 @@
 //! 2. The [`Session`] runs the pass.
 //! 3. The [`Sampler`] gives every undecided position a token and a confidence.
 //! 4. The strategy accepts some of them; they are written into the sequence.
-//! 5. The observer sees what happened, draws or prints it, and may end the run.
+//! 5. The observer sees what happened, draws, prints or compares it, and may end the run.
 //!
-//! The families' algorithms are strategies: [`sdar`] so far. Nothing here prints, and nothing knows a tokenizer.
+//! The families' algorithms are strategies, each in its file: [`sdar`], [`fast_dllm_v2`], [`dream`], [`llada`]; ours for
+//! full attention is [`canvas`]. Nothing here prints, and nothing knows a tokenizer.
 
+mod accept;
+mod algorithm;
+mod blocks;
+pub mod canvas;
+pub mod dream;
+mod error;
+pub mod fast_dllm_v2;
+pub mod llada;
+mod params;
 pub mod sdar;
 mod trace;
 
+pub use algorithm::Algorithm;
+pub use canvas::Canvas;
+pub use dream::Dream;
+pub use error::GenerateError;
+pub use fast_dllm_v2::FastDllm;
+pub use llada::Llada;
+pub use params::{Ids, Thresholds};
 pub use sdar::Sdar;
 pub use trace::{Accepted, End, Pass, Trace};
 
-use crate::sample::{Pick, SampleError, Sampler};
-use crate::session::{Attention, Session, SessionError, Store};
-use diffulex_compiler::generation::{self, Generation};
+use crate::engine::EngineShape;
+use crate::sample::{Draws, Pick, SampleError, Sampler};
+use crate::session::{Session, SessionError, Store};
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
-
-/// An algorithm under the name of the original it reproduces, with its parameters.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(tag = "algorithm", content = "params")]
-pub enum Algorithm {
-    /// SDAR's block diffusion.
-    #[serde(rename = "sdar.block_diffusion_generate")]
-    Sdar(Sdar),
-}
-
-impl TryFrom<&Generation> for Algorithm {
-    type Error = GenerateError;
-
-    /// The algorithm that travels with an artifact, with its defaults.
-    fn try_from(generation: &Generation) -> Result<Algorithm, GenerateError> {
-        let wrong = |name, problem: &str| Err(GenerateError::Setting { name, problem: problem.into() });
-        if generation.attention != generation::Attention::BlockCausal {
-            return wrong("attention", "is not block-causal, as this family's is");
-        }
-        if generation.logits != generation::Logits::Aligned {
-            return wrong("logits", "are not aligned, as this family's are");
-        }
-        match generation.algorithm {
-            generation::Algorithm::SdarBlockDiffusion => Ok(Algorithm::Sdar(Sdar {
-                gen_length: generation.max_tokens as usize,
-                block_length: generation.block as usize,
-                denoising_steps: generation.steps.unwrap_or(generation.block) as usize,
-                remasking_strategy: generation.strategy.unwrap_or(sdar::Remasking::LowConfidenceDynamic),
-                confidence_threshold: sdar::Thresholds(generation.threshold.clone()),
-                temperature: generation.temperature,
-                top_k: generation.top_k as usize,
-                top_p: generation.top_p,
-                stopping_criteria_idx: generation.end_ids.clone(),
-                mask_id: generation.mask_id,
-            })),
-            _ => wrong("algorithm", "is not supported yet"),
-        }
-    }
-}
-
-impl Algorithm {
-    /// The attention its session needs.
-    #[must_use]
-    pub fn attention(&self) -> Attention {
-        match self {
-            Algorithm::Sdar(sdar) => sdar.attention(),
-        }
-    }
-}
 
 /// What a run is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,82 +49,26 @@ pub enum Behaviour {
 }
 
 /// How to run, apart from the algorithm.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Run {
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Run<'a> {
     /// What the run is for.
     pub behaviour: Behaviour,
     /// All draws follow from it.
     pub seed: u64,
-    /// Records [`Trace::rows`]; every pass then asks for all of its logits.
-    pub record_rows: bool,
-}
-
-/// Why a run could not start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum GenerateError {
-    /// There is nothing to answer.
-    #[error("the prompt is empty")]
-    EmptyPrompt,
-    /// Prompt and answer do not fit the build.
-    #[error(
-        "a prompt of {prompt} tokens and {new} new ones need {need} cached positions; this build holds {room}: \
-         ask for fewer tokens, shorten the conversation or build with a longer cache"
-    )]
-    TooLong {
-        /// Tokens of the prompt.
-        prompt: usize,
-        /// Tokens asked for.
-        new: usize,
-        /// Positions they need.
-        need: usize,
-        /// Positions there are.
-        room: usize,
-    },
-    /// A parameter without meaning.
-    #[error("{name} {problem}")]
-    Setting {
-        /// The parameter.
-        name: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The prompt holds an id the model does not know.
-    #[error("token {id} of the prompt is not below the model's {vocab}")]
-    Token {
-        /// The id.
-        id: u32,
-        /// Rows of the model's vocabulary.
-        vocab: usize,
-    },
-    /// A parameter of the sampler without meaning.
-    #[error(transparent)]
-    Sampling(#[from] SampleError),
-    /// Logits without meaning.
-    #[error("pass {pass}, position {position}: {error}")]
-    Sample {
-        /// The pass, counted from 0.
-        pass: usize,
-        /// The position in the sequence.
-        position: usize,
-        /// What is wrong with it.
-        error: SampleError,
-    },
-    /// A pass failed.
-    #[error("pass {pass}: {error}")]
-    Pass {
-        /// The pass, counted from 0.
-        pass: usize,
-        /// Why.
-        error: SessionError,
-    },
+    /// Recorded uniform numbers, used up before those of the seed.
+    pub draws: &'a [f64],
+    /// Asks every pass for all of its logits; without it only for those of undecided positions.
+    pub all_rows: bool,
 }
 
 /// One pass, as a strategy wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
+    /// Cached positions that stay; the pass sees those that it does not feed.
+    pub past: usize,
     /// Positions whose tokens are fed.
     pub feed: Range<usize>,
-    /// Positions to be decided, ascending; each gets the row of logits of its own position.
+    /// Positions to be decided, ascending.
     pub undecided: Vec<usize>,
     /// What becomes of the keys and values.
     pub store: Store,
@@ -178,10 +90,36 @@ pub struct Proposal {
 /// Decides what is fed, what is kept and what is accepted.
 pub trait Strategy {
     /// The next pass over `sequence`, of which `cached` positions are committed; `None` at the end. It may append to
-    /// the sequence.
+    /// the sequence, and cut it at the end.
     fn plan(&mut self, sequence: &mut Vec<u32>, cached: usize) -> Option<Plan>;
     /// The proposals, as indices, that are written into the sequence.
-    fn accept(&mut self, proposals: &[Proposal]) -> Vec<usize>;
+    fn accept(&mut self, proposals: &[Proposal], draws: &mut Draws) -> Vec<usize>;
+    /// What else changes after a pass.
+    fn settle(&mut self, _sequence: &mut [u32]) {}
+}
+
+/// What a run starts from.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    prompt: &'a [u32],
+    /// What follows the gap that is to be filled.
+    suffix: &'a [u32],
+    behaviour: Behaviour,
+    seed: u64,
+    shape: &'a EngineShape,
+}
+
+/// An algorithm ready to run.
+struct Setup<'a> {
+    strategy: Box<dyn Strategy + 'a>,
+    sampler: Sampler,
+    marks: Marks<'a>,
+    /// Row `i` decides position `i + 1`.
+    shifted: bool,
+    /// Scale of classifier-free guidance; 0 is none.
+    guidance: f32,
+    /// Prompt, masks where their number is known from the start, suffix.
+    sequence: Vec<u32>,
 }
 
 /// Ids with a meaning of their own.
@@ -202,10 +140,30 @@ impl Marks<'_> {
             None => (new, false),
         }
     }
+
+    /// Whether no further pass can change the answer.
+    fn answered(&self, new: &[u32]) -> bool {
+        let (answer, ended) = self.answer(new);
+        ended || answer.len() == new.len()
+    }
+}
+
+/// What the last pass showed.
+pub struct Evidence<'a> {
+    /// The first position that was fed.
+    pub start: usize,
+    /// Whether row `i` decides position `i + 1`.
+    pub shifted: bool,
+    /// The rows whose logits there are, counted from the first position fed.
+    pub rows: &'a [u32],
+    /// Their logits, `[rows, V]`, after guidance.
+    pub logits: &'a [f32],
+    /// A token for every undecided position.
+    pub proposals: &'a [Proposal],
 }
 
 /// Sees the run after every pass, and may end the run with `Break`.
-pub type Observer<'a> = dyn FnMut(&Trace) -> ControlFlow<()> + 'a;
+pub type Observer<'a> = dyn FnMut(&Trace, &Evidence<'_>) -> ControlFlow<()> + 'a;
 
 /// Runs an algorithm on a prompt.
 ///
@@ -216,67 +174,95 @@ pub fn generate(
     session: &mut Session,
     algorithm: &Algorithm,
     prompt: &[u32],
-    run: Run,
+    run: Run<'_>,
     observer: &mut Observer<'_>,
 ) -> Result<Trace, GenerateError> {
-    let vocab = session.shape().vocab;
     if prompt.is_empty() {
         return Err(GenerateError::EmptyPrompt);
     }
-    if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab) {
-        return Err(GenerateError::Token { id, vocab });
+    infill(session, algorithm, prompt, &[], run, observer)
+}
+
+/// Fills the gap between `prefix` and `suffix`, as long as the algorithm's new tokens; needs full attention where there
+/// is a suffix. One of the two must hold something.
+///
+/// # Errors
+/// As [`generate`], and [`GenerateError::Suffix`] for algorithms that go block by block.
+pub fn infill(
+    session: &mut Session,
+    algorithm: &Algorithm,
+    prefix: &[u32],
+    suffix: &[u32],
+    run: Run<'_>,
+    observer: &mut Observer<'_>,
+) -> Result<Trace, GenerateError> {
+    let shape = session.shape().clone();
+    if prefix.is_empty() && suffix.is_empty() {
+        return Err(GenerateError::EmptyPrompt);
     }
-    match algorithm {
-        Algorithm::Sdar(sdar) => {
-            let mut sampler = sdar.sampler(run.seed)?;
-            let mut strategy = sdar.begin(session, prompt.len(), run.behaviour)?;
-            passes(session, &mut strategy, &mut sampler, sdar.marks(), prompt, run, observer)
-        }
+    if let Some(&id) = prefix.iter().chain(suffix).find(|&&id| id as usize >= shape.vocab) {
+        return Err(GenerateError::Token { id, vocab: shape.vocab });
     }
+    if session.attention() != algorithm.attention() {
+        let (mine, its) = (algorithm.attention(), session.attention());
+        return params::wrong("block_length", format!("makes the attention {mine:?}, but the session has {its:?}"));
+    }
+    let task = Task { prompt: prefix, suffix, behaviour: run.behaviour, seed: run.seed, shape: &shape };
+    let setup = algorithm.set_up(&task)?;
+    passes(session, setup, &task, run, observer)
 }
 
 /// The loop.
 fn passes(
     session: &mut Session,
-    strategy: &mut dyn Strategy,
-    sampler: &mut Sampler,
-    marks: Marks<'_>,
-    prompt: &[u32],
-    run: Run,
+    setup: Setup<'_>,
+    task: &Task<'_>,
+    run: Run<'_>,
     observer: &mut Observer<'_>,
 ) -> Result<Trace, GenerateError> {
+    let Setup { mut strategy, mut sampler, marks, shifted, guidance, sequence } = setup;
+    let vocab = task.shape.vocab;
+    sampler.draws().replay(run.draws.iter().copied());
     match run.behaviour {
-        Behaviour::Answer => _ = session.reuse(prompt),
+        Behaviour::Answer => _ = session.reuse(task.prompt),
         Behaviour::Original => session.clear(),
     }
-    let mut trace = Trace::new(prompt, session.cached());
+    let mut trace = Trace::new(sequence, task.prompt.len(), task.suffix.len(), session.cached());
+    let mut guided: Vec<f32>;
     while let Some(plan) = strategy.plan(&mut trace.tokens, session.cached()) {
         let (pass, started) = (trace.passes.len(), Instant::now());
-        let rows: Vec<u32> = match run.record_rows {
-            true => (0..plan.feed.len() as u32).collect(),
-            false => plan.undecided.iter().map(|p| (p - plan.feed.start) as u32).collect(),
-        };
-        let (cached, vocab) = (session.cached(), session.shape().vocab);
-        let logits = session
-            .pass(&trace.tokens[plan.feed.clone()], plan.feed.start, &rows, plan.store)
-            .map_err(|error| GenerateError::Pass { pass, error })?;
-        let proposals = propose(sampler, &plan, &rows, logits, vocab)
+        session.truncate(plan.past);
+        let rows = rows(&plan, shifted, run.all_rows);
+        let failed = |error| GenerateError::Pass { pass, error };
+        let mut logits = feed(session, &plan, &trace.tokens, &rows).map_err(failed)?;
+        if guidance > 0.0 {
+            guided = logits.to_vec();
+            let blind = without_context(&trace.tokens, task, marks.mask);
+            logits = feed(session, &plan, &blind, &rows).map_err(failed)?;
+            guided.iter_mut().zip(logits).for_each(|(l, u)| *l = u + (guidance + 1.0) * (*l - u));
+            logits = &guided;
+        }
+        let proposals = propose(&mut sampler, &plan, shifted, &rows, logits, vocab)
             .map_err(|(position, error)| GenerateError::Sample { pass, position, error })?;
-        if run.record_rows {
-            trace.record_rows(logits, vocab);
+
+        let before = trace.tokens.clone();
+        for i in strategy.accept(&proposals, sampler.draws()) {
+            trace.tokens[proposals[i].position] = proposals[i].token;
         }
-        let first = trace.accepted.len();
-        for i in strategy.accept(&proposals) {
-            let Proposal { position, token, confidence, .. } = proposals[i];
-            trace.tokens[position] = token;
-            trace.accepted.push(Accepted { pass, position, token, confidence });
-        }
-        trace.accepted[first..].sort_unstable_by_key(|a| a.position);
-        let accepted = trace.accepted.len() - first;
-        let (fed, stored) = (plan.feed.len(), plan.store == Store::Keep);
-        trace.passes.push(Pass { fed, cached, stored, accepted, elapsed: started.elapsed() });
+        strategy.settle(&mut trace.tokens);
+        let accepted = trace.note_changes(pass, &before, &proposals);
+        trace.passes.push(Pass {
+            start: plan.feed.start,
+            fed: plan.feed.len(),
+            cached: plan.past,
+            store: plan.store,
+            guided: guidance > 0.0,
+            accepted,
+            elapsed: started.elapsed(),
+        });
         trace.update_answer(marks);
-        if observer(&trace).is_break() {
+        let evidence = Evidence { start: plan.feed.start, shifted, rows: &rows, logits, proposals: &proposals };
+        if observer(&trace, &evidence).is_break() {
             trace.end = End::Stopped;
             break;
         }
@@ -285,21 +271,52 @@ fn passes(
     Ok(trace)
 }
 
+/// The row of logits that decides a position, counted from the first position fed. Where the first position is itself
+/// undecided nothing precedes it, and its own row stands in, as in the originals; only a gap at the very beginning of
+/// the sequence leads there.
+fn row_of(position: usize, start: usize, shifted: bool) -> u32 {
+    (position - start).saturating_sub(usize::from(shifted)) as u32
+}
+
+/// The rows that a pass must give, ascending.
+fn rows(plan: &Plan, shifted: bool, all: bool) -> Vec<u32> {
+    if all {
+        return (0..plan.feed.len() as u32).collect();
+    }
+    let mut rows: Vec<u32> = plan.undecided.iter().map(|&p| row_of(p, plan.feed.start, shifted)).collect();
+    rows.dedup();
+    rows
+}
+
+fn feed<'a>(session: &'a mut Session, plan: &Plan, tokens: &[u32], rows: &[u32]) -> Result<&'a [f32], SessionError> {
+    session.pass(&tokens[plan.feed.clone()], plan.feed.start, rows, plan.store)
+}
+
+/// The sequence with everything hidden that was given: what guidance leads away from.
+fn without_context(sequence: &[u32], task: &Task<'_>, mask: u32) -> Vec<u32> {
+    let mut blind = sequence.to_vec();
+    let gap_end = blind.len() - task.suffix.len();
+    blind[..task.prompt.len()].fill(mask);
+    blind[gap_end..].fill(mask);
+    blind
+}
+
 /// A token for every undecided position, from the rows of logits that are there; an error comes with its position.
 fn propose(
     sampler: &mut Sampler,
     plan: &Plan,
+    shifted: bool,
     rows: &[u32],
     logits: &[f32],
     vocab: usize,
 ) -> Result<Vec<Proposal>, (usize, SampleError)> {
     let mut proposals = Vec::with_capacity(plan.undecided.len());
-    for (row, logits) in rows.iter().zip(logits.chunks_exact(vocab)) {
-        let position = plan.feed.start + *row as usize;
-        if plan.undecided.binary_search(&position).is_ok() {
-            let Pick { token, probability, confidence } = sampler.pick(logits).map_err(|error| (position, error))?;
-            proposals.push(Proposal { position, token, probability, confidence });
-        }
+    for &position in &plan.undecided {
+        // Every row that decides something was asked for.
+        let at = rows.partition_point(|&row| row < row_of(position, plan.feed.start, shifted));
+        let row = &logits[at * vocab..(at + 1) * vocab];
+        let Pick { token, probability, confidence } = sampler.pick(row).map_err(|error| (position, error))?;
+        proposals.push(Proposal { position, token, probability, confidence });
     }
     Ok(proposals)
 }

@@ -1,22 +1,34 @@
 //! What a run did, pass by pass.
 
-use super::Marks;
-use crate::sample::{argmax, softmax};
+use super::{Marks, Proposal};
+use crate::session::Store;
 use std::time::Duration;
 
 /// One pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
+    /// The first position fed.
+    pub start: usize,
     /// Tokens fed.
     pub fed: usize,
     /// Cached positions before it.
     pub cached: usize,
-    /// Whether its keys and values were kept.
-    pub stored: bool,
-    /// Tokens accepted.
+    /// What became of its keys and values.
+    pub store: Store,
+    /// Whether a second row of the pass was fed without the prompt.
+    pub guided: bool,
+    /// Tokens that changed.
     pub accepted: usize,
     /// Time of the pass, the sampler included.
     pub elapsed: Duration,
+}
+
+impl Pass {
+    /// Whether it wrote over cached rows.
+    #[must_use]
+    pub fn replaces(&self) -> bool {
+        self.start < self.cached
+    }
 }
 
 /// A token written into the sequence.
@@ -56,17 +68,15 @@ pub struct Trace {
     pub passes: Vec<Pass>,
     /// All accepted tokens, by pass and position.
     pub accepted: Vec<Accepted>,
-    /// Where asked for: for every pass, the best token of every fed row and its probability among the raw logits.
-    pub rows: Vec<Vec<(u32, f32)>>,
     /// Why it ended; `Length` while it runs.
     pub end: End,
+    suffix: usize,
     answer: usize,
 }
 
 impl Trace {
-    pub(super) fn new(prompt: &[u32], reused: usize) -> Self {
-        let (tokens, prompt) = (prompt.to_vec(), prompt.len());
-        Self { prompt, reused, tokens, passes: vec![], accepted: vec![], rows: vec![], end: End::Length, answer: 0 }
+    pub(super) fn new(tokens: Vec<u32>, prompt: usize, suffix: usize, reused: usize) -> Self {
+        Self { prompt, reused, tokens, passes: vec![], accepted: vec![], end: End::Length, suffix, answer: 0 }
     }
 
     /// The new tokens before the first end token; no mask is among them.
@@ -114,24 +124,29 @@ impl Trace {
 
     /// Whether a pass fed nothing but the prompt.
     fn is_prefill(&self, pass: &Pass) -> bool {
-        pass.stored && pass.cached + pass.fed <= self.prompt
+        pass.store == Store::Keep && pass.start + pass.fed <= self.prompt
+    }
+
+    /// Notes what a pass changed, by position, and how sure the model was of it; returns how many tokens that are.
+    pub(super) fn note_changes(&mut self, pass: usize, before: &[u32], proposals: &[Proposal]) -> usize {
+        let first = self.accepted.len();
+        for (position, &token) in self.tokens.iter().enumerate() {
+            if before.get(position) != Some(&token) {
+                // What was not proposed is padding, which is certain.
+                let proposal = proposals.iter().find(|p| p.position == position && p.token == token);
+                let confidence = proposal.map_or(1.0, |p| p.confidence);
+                self.accepted.push(Accepted { pass, position, token, confidence });
+            }
+        }
+        self.accepted.len() - first
     }
 
     pub(super) fn update_answer(&mut self, marks: Marks<'_>) {
-        let (answer, ended) = marks.answer(&self.tokens[self.prompt..]);
+        let new = self.prompt.min(self.tokens.len())..self.tokens.len().saturating_sub(self.suffix);
+        let (answer, ended) = marks.answer(&self.tokens[new]);
         self.answer = answer.len();
         if ended && self.end == End::Length {
             self.end = End::EndToken;
         }
-    }
-
-    pub(super) fn record_rows(&mut self, logits: &[f32], vocab: usize) {
-        let best = |row: &[f32]| {
-            let mut row = row.to_vec();
-            softmax(&mut row);
-            let token = argmax(&row);
-            (token as u32, row[token])
-        };
-        self.rows.push(logits.chunks(vocab.max(1)).map(best).collect());
     }
 }

@@ -15,6 +15,17 @@ pub enum Order {
     TopPFirst,
 }
 
+/// How a token is drawn at a temperature above 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// By its share of the distribution.
+    #[default]
+    Share,
+    /// As the largest of all logits with Gumbel noise, scaled by the temperature; the distribution stays that of the
+    /// logits as they are, unfiltered (LLaDA).
+    Gumbel,
+}
+
 /// How logits become a distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
@@ -26,11 +37,13 @@ pub struct Sampling {
     pub top_p: f32,
     /// Which filter comes first.
     pub order: Order,
+    /// How a token is drawn.
+    pub choice: Choice,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, order: Order::default() }
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, order: Order::default(), choice: Choice::default() }
     }
 }
 
@@ -52,6 +65,9 @@ impl Sampling {
 
     /// Turns a row of logits into the distribution tokens are chosen from.
     pub fn distribution(&self, row: &mut [f32]) {
+        if self.choice == Choice::Gumbel {
+            return softmax(row);
+        }
         if self.temperature > 0.0 {
             row.iter_mut().for_each(|l| *l /= self.temperature);
         }

@@ -3,12 +3,11 @@
 //! The primitives are those of the families' own samplers (temperature, top-k, top-p, softmax, confidences). They work
 //! on `f32` rows and add up in `f64`, with functions that give the same bits on every machine.
 
+mod draws;
 mod filter;
 
-pub use filter::{DROPPED, Order, Sampling, argmax, softmax, top_k, top_p};
-
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+pub use draws::Draws;
+pub use filter::{Choice, DROPPED, Order, Sampling, argmax, softmax, top_k, top_p};
 
 /// Why a row cannot be sampled.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -78,7 +77,7 @@ pub struct Sampler {
     sampling: Sampling,
     confidence: Confidence,
     never: Option<u32>,
-    draws: ChaCha8Rng,
+    draws: Draws,
     row: Vec<f32>,
 }
 
@@ -90,7 +89,12 @@ impl Sampler {
     /// [`SampleError::Setting`] for a temperature or a top-p without meaning.
     pub fn new(sampling: Sampling, confidence: Confidence, never: Option<u32>, seed: u64) -> Result<Self, SampleError> {
         sampling.check()?;
-        Ok(Self { sampling, confidence, never, draws: ChaCha8Rng::seed_from_u64(seed), row: vec![] })
+        Ok(Self { sampling, confidence, never, draws: Draws::seeded(seed), row: vec![] })
+    }
+
+    /// The numbers that all draws are made of, for whoever draws something else than tokens.
+    pub fn draws(&mut self) -> &mut Draws {
+        &mut self.draws
     }
 
     /// The token of one row of finite logits: the most probable one at temperature 0 (the lowest id of equals), else a draw.
@@ -117,7 +121,11 @@ impl Sampler {
             self.sampling.distribution(&mut self.row);
         }
         let share = never.map_or(0.0, |id| std::mem::take(&mut self.row[id]));
-        let token = if self.sampling.temperature > 0.0 { self.draw() } else { argmax(&self.row) };
+        let token = match self.sampling.choice {
+            _ if self.sampling.temperature == 0.0 => argmax(&self.row),
+            Choice::Share => self.draws.index(&self.row),
+            Choice::Gumbel => self.noisy_argmax(logits, never),
+        };
         if let Some(id) = never {
             self.row[id] = share;
         }
@@ -125,23 +133,16 @@ impl Sampler {
         Ok(Pick { token: token as u32, probability: self.row[token], confidence })
     }
 
-    /// An index drawn in proportion to `self.row`, by inverting the cumulative sum.
-    fn draw(&mut self) -> usize {
-        let total: f64 = self.row.iter().map(|&p| f64::from(p)).sum();
-        let mut left = self.uniform() * total;
-        let mut last = 0;
-        for (i, &p) in self.row.iter().enumerate().filter(|&(_, &p)| p > 0.0) {
-            last = i;
-            left -= f64::from(p);
-            if left < 0.0 {
-                break;
+    /// The index of the largest `exp(logit) / (-ln u)^temperature`, each with a draw of its own, by its logarithm.
+    fn noisy_argmax(&mut self, logits: &[f32], never: Option<usize>) -> usize {
+        let temperature = f64::from(self.sampling.temperature);
+        let (mut best, mut largest) = (usize::from(never == Some(0)), f64::NEG_INFINITY);
+        for (i, &logit) in logits.iter().enumerate() {
+            let noisy = f64::from(logit) - temperature * libm::log(-libm::log(self.draws.uniform()));
+            if noisy > largest && Some(i) != never {
+                (best, largest) = (i, noisy);
             }
         }
-        last
-    }
-
-    /// A uniform number in `[0, 1)`, 53 bits of it.
-    fn uniform(&mut self) -> f64 {
-        (self.draws.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        best
     }
 }

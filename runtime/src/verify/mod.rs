@@ -2,12 +2,15 @@
 //!
 //! * [`mod@reference`]: logits and hidden states that somebody recorded, case by case;
 //! * [`trajectories`]: recorded generation runs, pass by pass and token by token;
+//! * [`conversations`]: recorded conversations, from the chat template to the text of the answer;
 //! * [`weights`]: the matrices of two modules, number by number;
 //! * [`numbers`]: two engines on the same tokens: errors, divergence, agreement, and the first layer that departs;
 //! * [`replies`]: greedy generation of two engines, token by token.
 //!
-//! Each gives [`Check`]s; whoever asked prints them. A limit is never widened to pass: see [`Limits`].
+//! Where a run departs, [`departure`] says in which pass and row, and what the candidates' probabilities are there. Each gives [`Check`]s; whoever asked prints them. A limit is never widened to pass: see [`Limits`].
 
+pub mod conversations;
+pub mod departure;
 pub mod numbers;
 pub mod reference;
 pub mod replies;
@@ -15,12 +18,14 @@ pub mod trajectories;
 pub mod weights;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diffulex_compiler::ir::{Encoding, Module};
 
+use crate::chat::ChatError;
 use crate::generate::GenerateError;
 use crate::session::SessionError;
+use departure::Departure;
 
 /// One finished check: one line of `--message-format json`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -65,7 +70,20 @@ pub enum Check {
         /// Tokens that came out, the prompt's included.
         tokens: usize,
         /// The first thing that differs.
+        departure: Option<Departure>,
+        /// Whether nothing does.
+        passed: bool,
+    },
+    /// A recorded conversation.
+    Conversation {
+        /// Its number in the file and the beginning of what was asked.
+        case: String,
+        /// Tokens of the recorded answer.
+        tokens: usize,
+        /// What differs in the texts.
         difference: Option<String>,
+        /// The first generated token that differs.
+        departure: Option<Departure>,
         /// Whether nothing does.
         passed: bool,
     },
@@ -90,7 +108,9 @@ pub enum Check {
         tokens: usize,
         /// How many of them, from the first on, the other gives too.
         equal: usize,
-        /// Whether all of them and no more.
+        /// The first thing that differs.
+        departure: Option<Departure>,
+        /// Whether the answers are the same.
         passed: bool,
     },
 }
@@ -102,6 +122,7 @@ impl Check {
             Check::Structure { passed, .. }
             | Check::Logits { passed, .. }
             | Check::Trajectory { passed, .. }
+            | Check::Conversation { passed, .. }
             | Check::Weights { passed, .. }
             | Check::Reply { passed, .. } => *passed,
             Check::Numbers(numbers) => numbers.passed,
@@ -142,6 +163,23 @@ pub enum VerifyError {
     /// A run failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    /// Tokenizer or chat template failed.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+}
+
+/// Largest recording that is read.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// A JSON file of bounded size.
+fn read_json<T: serde::de::DeserializeOwned>(file: &Path) -> Result<T, VerifyError> {
+    let io = |error| VerifyError::Io { file: file.into(), error };
+    let wrong = |what: String| VerifyError::Format { file: file.into(), what };
+    if std::fs::metadata(file).map_err(io)?.len() > MAX_BYTES {
+        return Err(wrong(format!("is larger than {} MiB", MAX_BYTES >> 20)));
+    }
+    let text = std::fs::read(file).map_err(io)?;
+    serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))
 }
 
 /// What two engines may differ by.

@@ -2,11 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use super::departure::{Comparison, Recording};
 use super::{Check, VerifyError};
-use crate::generate::{Algorithm, Run, Trace, generate};
+use crate::generate::{Algorithm, Run, generate};
 use crate::session::Session;
 
-/// Answers `prompt` with both, which have the same weights, and compares.
+/// Answers `prompt` with both, which have the same weights, and compares the answers; what the source says is the
+/// recording. With `all_rows` every row can be named in the result.
 ///
 /// # Errors
 /// When a run cannot be carried out.
@@ -16,14 +18,21 @@ pub fn compare(
     case: &str,
     algorithm: &Algorithm,
     prompt: &[u32],
+    all_rows: bool,
 ) -> Result<Check, VerifyError> {
-    let answer = |session: &mut Session| {
-        session.attend(algorithm.attention())?;
-        let go = &mut |_: &Trace| ControlFlow::Continue(());
-        let trace = generate(session, algorithm, prompt, Run::default(), go)?;
-        Ok::<_, VerifyError>(trace.answer().to_vec())
-    };
-    let (a, b) = (answer(source)?, answer(other)?);
-    let equal = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
-    Ok(Check::Reply { case: case.into(), tokens: a.len(), equal, passed: a == b })
+    source.attend(algorithm.attention())?;
+    other.attend(algorithm.attention())?;
+    let run = Run { all_rows, ..Run::default() };
+    let theirs = generate(source, algorithm, prompt, run, &mut |_, _| ControlFlow::Continue(()))?;
+    let recording = Recording { forwards: None, accepted: None, rows: None, output: theirs.tokens.clone() };
+    let mut comparison = Comparison::new(&recording, algorithm);
+    // Not ended at the first difference: one behind the end of the answer does not count.
+    let ours = generate(other, algorithm, prompt, run, &mut |trace, evidence| {
+        let _ = comparison.see(trace, evidence);
+        ControlFlow::Continue(())
+    })?;
+    let equal = ours.answer().iter().zip(theirs.answer()).take_while(|(a, b)| a == b).count();
+    let passed = ours.answer() == theirs.answer();
+    let departure = if passed { None } else { comparison.finish(&ours) };
+    Ok(Check::Reply { case: case.into(), tokens: theirs.answer().len(), equal, passed, departure })
 }

@@ -1,0 +1,235 @@
+//! Every algorithm under its name, and how the defaults that travel with a model become one.
+
+use super::canvas::Canvas;
+use super::dream::{self, Dream};
+use super::fast_dllm_v2::{self, FastDllm};
+use super::llada::{self, Llada};
+use super::params::{Ids, Thresholds, wrong};
+use super::sdar::Sdar;
+use super::{GenerateError, Setup, Task};
+use crate::engine::EngineShape;
+use crate::session::Attention;
+use diffulex_compiler::generation::{Algorithm as Name, Family, Generation, Reuse};
+
+/// An algorithm under the name of the original it reproduces, with its parameters.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(tag = "algorithm", content = "params")]
+pub enum Algorithm {
+    /// SDAR's block diffusion.
+    #[serde(rename = "sdar.block_diffusion_generate")]
+    Sdar(Sdar),
+    /// Fast-dLLM v2's generation.
+    #[serde(rename = "fast_dllm_v2.generate")]
+    FastDllm(FastDllm),
+    /// Fast-dLLM v2's evaluation.
+    #[serde(rename = "fast_dllm_v2.batch_sample")]
+    FastDllmBatch(FastDllm),
+    /// Dream's own.
+    #[serde(rename = "dream.diffusion_generate")]
+    Dream(Dream),
+    /// Fast-dLLM for Dream, without blocks.
+    #[serde(rename = "dream.diffusion_generate_threshold")]
+    DreamThreshold(Dream),
+    /// Fast-dLLM for Dream, with blocks.
+    #[serde(rename = "dream.diffusion_generate_block")]
+    DreamBlock(Dream),
+    /// LLaDA's own.
+    #[serde(rename = "llada.gsai")]
+    Llada(Llada),
+    /// Fast-dLLM for LLaDA, without a cache.
+    #[serde(rename = "llada.nv")]
+    LladaNv(Llada),
+    /// Fast-dLLM for LLaDA, with a prefix cache.
+    #[serde(rename = "llada.nv_prefix")]
+    LladaNvPrefix(Llada),
+    /// Fast-dLLM for LLaDA, with a dual cache.
+    #[serde(rename = "llada.nv_dual")]
+    LladaNvDual(Llada),
+    /// Ours, for full attention.
+    #[serde(rename = "diffulex.canvas")]
+    Canvas(Canvas),
+}
+
+impl Algorithm {
+    /// The attention its session needs.
+    #[must_use]
+    pub fn attention(&self) -> Attention {
+        match self {
+            Algorithm::Sdar(sdar) => sdar.attention(),
+            Algorithm::FastDllm(fast) | Algorithm::FastDllmBatch(fast) => fast.attention(),
+            _ => Attention::Full,
+        }
+    }
+
+    /// Shortens the answer to what an engine of this shape has room for after the prompt. What has no room at all is
+    /// refused by the run.
+    pub fn fit(&mut self, prompt: usize, shape: &EngineShape) {
+        match self {
+            Algorithm::Sdar(sdar) => sdar.fit(prompt, shape),
+            Algorithm::FastDllm(fast) | Algorithm::FastDllmBatch(fast) => fast.fit(prompt, shape),
+            Algorithm::Dream(dream) => dream.fit(dream::Kind::Plain, prompt, shape),
+            Algorithm::DreamThreshold(dream) => dream.fit(dream::Kind::Threshold, prompt, shape),
+            Algorithm::DreamBlock(dream) => dream.fit(dream::Kind::Block, prompt, shape),
+            Algorithm::Llada(llada) => llada.fit(llada::Kind::Gsai, prompt, shape),
+            Algorithm::LladaNv(llada) => llada.fit(llada::Kind::Nv(Reuse::None), prompt, shape),
+            Algorithm::LladaNvPrefix(llada) => llada.fit(llada::Kind::Nv(Reuse::Prefix), prompt, shape),
+            Algorithm::LladaNvDual(llada) => llada.fit(llada::Kind::Nv(Reuse::Dual), prompt, shape),
+            Algorithm::Canvas(canvas) => canvas.fit(prompt, shape),
+        }
+    }
+
+    /// Checks the parameters against the task and makes a run of them.
+    pub(super) fn set_up(&self, task: &Task<'_>) -> Result<Setup<'_>, GenerateError> {
+        match self {
+            Algorithm::Sdar(sdar) => sdar.set_up(task),
+            Algorithm::FastDllm(fast) => fast.set_up(fast_dllm_v2::Kind::Generate, task),
+            Algorithm::FastDllmBatch(fast) => fast.set_up(fast_dllm_v2::Kind::BatchSample, task),
+            Algorithm::Dream(dream) => dream.set_up(dream::Kind::Plain, task),
+            Algorithm::DreamThreshold(dream) => dream.set_up(dream::Kind::Threshold, task),
+            Algorithm::DreamBlock(dream) => dream.set_up(dream::Kind::Block, task),
+            Algorithm::Llada(llada) => llada.set_up(llada::Kind::Gsai, task),
+            Algorithm::LladaNv(llada) => llada.set_up(llada::Kind::Nv(Reuse::None), task),
+            Algorithm::LladaNvPrefix(llada) => llada.set_up(llada::Kind::Nv(Reuse::Prefix), task),
+            Algorithm::LladaNvDual(llada) => llada.set_up(llada::Kind::Nv(Reuse::Dual), task),
+            Algorithm::Canvas(canvas) => canvas.set_up(task),
+        }
+    }
+}
+
+impl TryFrom<&Generation> for Algorithm {
+    type Error = GenerateError;
+
+    /// The algorithm that travels with an artifact, with its defaults. Each takes the values that it knows; one that it
+    /// would have to leave out although it changes the answer is refused.
+    fn try_from(g: &Generation) -> Result<Algorithm, GenerateError> {
+        check_family(g)?;
+        if g.algorithm == Name::Canvas {
+            return Ok(Algorithm::Canvas(Canvas {
+                max_tokens: g.max_tokens as usize,
+                block_length: g.block as usize,
+                window: g.window.unwrap_or(g.block) as usize,
+                threshold: Thresholds(g.threshold.clone()),
+                reuse: g.reuse,
+                logits: g.logits,
+                temperature: g.temperature,
+                top_k: g.top_k as usize,
+                top_p: g.top_p,
+                end_ids: Ids(g.end_ids.clone()),
+                mask_id: g.mask_id,
+            }));
+        }
+        match g.family {
+            Family::Sdar => sdar(g).map(Algorithm::Sdar),
+            Family::FastDllmV2 if g.algorithm == Name::FastDllmGenerate => fast_dllm_v2(g).map(Algorithm::FastDllm),
+            Family::FastDllmV2 => fast_dllm_v2(g).map(Algorithm::FastDllmBatch),
+            Family::Dream => Ok(match g.algorithm {
+                Name::DreamThreshold => {
+                    Algorithm::DreamThreshold(Dream { alg: dream::Alg::ConfidenceThreshold, ..dream(g)? })
+                }
+                Name::DreamBlock => Algorithm::DreamBlock(dream(g)?),
+                _ => Algorithm::Dream(dream(g)?),
+            }),
+            Family::Llada => Ok(match g.algorithm {
+                Name::LladaNv => Algorithm::LladaNv(llada(g)?),
+                Name::LladaNvPrefix => Algorithm::LladaNvPrefix(llada(g)?),
+                Name::LladaNvDual => Algorithm::LladaNvDual(llada(g)?),
+                _ => Algorithm::Llada(llada(g)?),
+            }),
+        }
+    }
+}
+
+/// Refuses what would run, but not as the model was made to.
+fn check_family(g: &Generation) -> Result<(), GenerateError> {
+    let facts = g.family.facts();
+    if g.attention != facts.attention {
+        return wrong("attention", format!("is {:?}, but {} attends as {:?}", g.attention, g.family, facts.attention));
+    }
+    if g.logits != facts.logits {
+        return wrong("logits", format!("are {}, but those of {} are {}", g.logits, g.family, facts.logits));
+    }
+    if facts.algorithms.contains(&g.algorithm) {
+        return Ok(());
+    }
+    let known: Vec<&str> = facts.algorithms.iter().map(|a| a.name()).collect();
+    wrong("algorithm", format!("{} is not made for {}, which has {}", g.algorithm, g.family, known.join(", ")))
+}
+
+/// The word of an original's own choice, where the model's defaults hold one.
+fn word<T: serde::de::DeserializeOwned>(g: &Generation, otherwise: T) -> Result<T, GenerateError> {
+    let Some(strategy) = g.strategy else { return Ok(otherwise) };
+    serde_json::from_value(strategy.name().into())
+        .or_else(|_| wrong("strategy", format!("{strategy} is unknown to {}", g.algorithm)))
+}
+
+fn sdar(g: &Generation) -> Result<Sdar, GenerateError> {
+    Ok(Sdar {
+        gen_length: g.max_tokens as usize,
+        block_length: g.block as usize,
+        denoising_steps: g.steps.unwrap_or(g.block) as usize,
+        remasking_strategy: word(g, super::sdar::Remasking::LowConfidenceDynamic)?,
+        confidence_threshold: Thresholds(g.threshold.clone()),
+        temperature: g.temperature,
+        top_k: g.top_k as usize,
+        top_p: g.top_p,
+        stopping_criteria_idx: Ids(g.end_ids.clone()),
+        mask_id: g.mask_id,
+    })
+}
+
+fn fast_dllm_v2(g: &Generation) -> Result<FastDllm, GenerateError> {
+    if g.top_k != 0 {
+        return wrong("top_k", format!("is unknown to {}; it knows top_p", g.algorithm));
+    }
+    Ok(FastDllm {
+        // It decodes whole blocks, and none where less is asked for.
+        max_new_tokens: g.max_tokens.max(1).next_multiple_of(g.block.max(1)) as usize,
+        block_size: g.block as usize,
+        small_block_size: g.small_block.unwrap_or(g.block) as usize,
+        threshold: Thresholds(g.threshold.clone()),
+        use_block_cache: g.reuse == Reuse::Block,
+        stop_token: Ids(g.end_ids.clone()),
+        pad_token: g.end_ids.first().copied().unwrap_or(0),
+        temperature: g.temperature,
+        top_p: g.top_p,
+        mask_id: g.mask_id,
+    })
+}
+
+fn dream(g: &Generation) -> Result<Dream, GenerateError> {
+    Ok(Dream {
+        max_new_tokens: g.max_tokens as usize,
+        steps: g.steps.unwrap_or(g.max_tokens) as usize,
+        alg: word(g, dream::Alg::Entropy)?,
+        alg_temp: g.alg_temp,
+        eps: g.eps.unwrap_or(0.001),
+        threshold: Thresholds(g.threshold.clone()),
+        block_length: (g.algorithm == Name::DreamBlock).then_some(g.block as usize),
+        dual_cache: g.reuse == Reuse::Dual,
+        temperature: g.temperature,
+        top_p: (g.top_p < 1.0).then_some(g.top_p),
+        top_k: (g.top_k > 0).then_some(g.top_k as usize),
+        end_ids: Ids(g.end_ids.clone()),
+        mask_id: g.mask_id,
+    })
+}
+
+fn llada(g: &Generation) -> Result<Llada, GenerateError> {
+    for (name, given) in [("top_k", g.top_k != 0), ("top_p", g.top_p < 1.0)] {
+        if given {
+            return wrong(name, format!("is unknown to {}; diffulex.canvas knows it", g.algorithm));
+        }
+    }
+    Ok(Llada {
+        gen_length: g.max_tokens as usize,
+        block_length: g.block as usize,
+        steps: g.steps.unwrap_or(g.max_tokens) as usize,
+        cfg_scale: g.guidance.unwrap_or(0.0),
+        // Fast-dLLM accepts by the threshold, unless a number of passes is asked for.
+        threshold: (g.algorithm != Name::LladaGsai && g.steps.is_none()).then(|| Thresholds(g.threshold.clone())),
+        remasking: word(g, llada::Remasking::LowConfidence)?,
+        temperature: g.temperature,
+        end_ids: Ids(g.end_ids.clone()),
+        mask_id: g.mask_id,
+    })
+}
