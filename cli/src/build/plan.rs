@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
-use diffulex_compiler::generation::{Generation, Logits, Reuse};
+use diffulex_compiler::generation::{Family, Generation, Logits, Reuse};
 use diffulex_compiler::ir::Encoding;
-use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Recipe};
+use diffulex_compiler::models::Decoder;
+use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Origin, Recipe};
 
 use diffulex_targets::artifact;
 
@@ -114,45 +115,85 @@ fn check(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<(), Diagnosti
         let message = format!("row i of family `{}` names {named}", config.family);
         wrong.push(refuse("generate::sampler", message).label(&sampler.origin, "would shift every token by one"));
     }
+    let algorithm = &build.generate.algorithm;
+    let own = config.family.facts().algorithms;
+    if !own.contains(&algorithm.value) {
+        let message = format!("`{algorithm}` does not generate with family `{}`", config.family);
+        let words: Vec<String> = own.iter().map(|a| format!("`algorithm = \"{a}\"`")).collect();
+        let help = format!("write {}", words.join(" or "));
+        wrong.push(refuse("generate::algorithm", message).label(&algorithm.origin, "not of this family").help(help));
+    }
+    if let Some(sizes) = &build.model.sizes {
+        wrong.extend(disagreements(sizes, &config.decoder));
+    }
     if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
 }
 
-/// Facts of the checkpoint, defaults of the recipe.
+/// The sizes of the recipe that are not those of config.json.
+fn disagreements(sizes: &recipe::Sizes, config: &Decoder) -> Vec<Diagnostic> {
+    let numbers = [
+        ("vocab", &sizes.vocab, config.vocab),
+        ("hidden", &sizes.hidden, config.hidden),
+        ("layers", &sizes.layers, config.layers),
+        ("heads", &sizes.heads, config.heads),
+        ("kv_heads", &sizes.kv_heads, config.kv_heads),
+        ("head_dim", &sizes.head_dim, config.head_dim),
+        ("intermediate", &sizes.intermediate, config.intermediate),
+    ];
+    let differing = numbers.into_iter().filter(|(_, said, own)| said.value != *own);
+    let mut found: Vec<(String, &Origin)> =
+        differing.map(|(key, said, own)| (format!("{key} = {own}"), &said.origin)).collect();
+    if sizes.tied.value != config.tied {
+        found.push((format!("tied = {}", config.tied), &sizes.tied.origin));
+    }
+    let diagnostic = |(own, origin): (String, &Origin)| {
+        Diagnostic::refusal("model::sizes", format!("the checkpoint's config.json makes it `{own}`"))
+            .label(origin, "the recipe says otherwise")
+            .help(format!("write `{own}`"))
+    };
+    found.into_iter().map(diagnostic).collect()
+}
+
+/// What a host must know: the tokens of the checkpoint, the rest as the recipe says.
 fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generation, Error> {
-    let config = checkpoint.config();
-    let recipe::Generate { algorithm, strategy, steps, threshold, temperature, top_k, top_p, max_tokens, seed, .. } =
-        &build.generate;
+    let family = checkpoint.config().family;
     let end_ids = checkpoint.end_ids()?;
     if end_ids.is_empty() {
-        let (folder, texts) = (checkpoint.folder().display(), config.family.facts().end_texts.join(" or "));
+        let (folder, texts) = (checkpoint.folder().display(), family.facts().end_texts.join(" or "));
         return Err(Error::Usage(format!(
             "{folder}: neither config.json nor generation_config.json has `eos_token_id`, and the tokenizer's files \
              list no {texts}"
         )));
     }
-    Ok(Generation {
-        family: config.family,
-        attention: config.family.facts().attention,
-        logits: config.family.facts().logits,
+    Ok(with_tokens(build, family, checkpoint.mask_id()?, end_ids))
+}
+
+/// What a recipe says of generation, with the tokens of a checkpoint.
+pub(super) fn with_tokens(build: &recipe::Build, family: Family, mask_id: u32, end_ids: Vec<u32>) -> Generation {
+    let g = &build.generate;
+    Generation {
+        family,
+        attention: family.facts().attention,
+        logits: family.facts().logits,
         block: build.shape.block.value,
-        mask_id: checkpoint.mask_id()?,
+        mask_id,
         end_ids,
-        algorithm: algorithm.value,
-        strategy: Some(strategy.value),
-        steps: Some(steps.value),
-        threshold: threshold.value.iter().map(|&t| t as f32).collect(),
-        small_block: None,
-        reuse: Reuse::None,
-        canvas: None,
-        eps: None,
-        alg_temp: None,
-        guidance: None,
-        temperature: temperature.value as f32,
-        top_k: top_k.value,
-        top_p: top_p.value as f32,
-        max_tokens: max_tokens.value,
-        seed: seed.value,
-    })
+        algorithm: g.algorithm.value,
+        strategy: g.strategy.as_ref().map(|v| v.value),
+        steps: g.steps.as_ref().map(|v| v.value),
+        threshold: g.threshold.value.iter().map(|&t| t as f32).collect(),
+        small_block: g.small_block.as_ref().map(|v| v.value),
+        reuse: g.reuse.as_ref().map_or(Reuse::None, |v| v.value),
+        canvas: g.canvas.as_ref().map(|v| v.value),
+        eps: g.eps.as_ref().map(|v| v.value as f32),
+        alg_temp: g.alg_temp.as_ref().map(|v| v.value as f32),
+        guidance: g.guidance.as_ref().map(|v| v.value as f32),
+        temperature: g.temperature.value as f32,
+        top_k: g.top_k.value,
+        top_p: g.top_p.value as f32,
+        max_tokens: g.max_tokens.value,
+        seed: g.seed.value,
+    }
 }
 
 /// Digests of the files of a checkpoint that a build reads.
