@@ -55,6 +55,9 @@ fn sizes_are_known_without_a_checkpoint() {
     let stated = foretold(&place.run(&format!("show tiny.toml --set model.sizes={sizes}")).ok());
     let near = |((a, own), (b, stated)): (&(String, u64), &(String, u64))| a == b && own.abs_diff(*stated) <= 128;
     assert!(own.len() == 2 && own.iter().zip(&stated).all(near), "{own:?} {stated:?}");
+    let huge = "{vocab=16777216,hidden=1048576,layers=9,heads=64,kv_heads=64,head_dim=64,intermediate=9,tied=true}";
+    let refused = place.run(&format!("show tiny.toml --set model.sizes={huge}")).ok().out;
+    assert!(refused.contains("refused: @embed_tokens: too many numbers"), "{refused}");
     let nowhere = place.run("show tiny.toml --set model.checkpoint=gone").ok().out;
     assert!(nowhere.contains("sizes are not known: there is neither `[model.sizes]` nor a checkpoint folder `gone`"));
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::Family;
-use diffulex_compiler::ir::{Encoding, Module, Node, Operand, Sizes, WeightType};
+use diffulex_compiler::ir::verify::VerifyError;
+use diffulex_compiler::ir::{self, Encoding, Module, Node, Operand, Sizes, WeightType};
 use diffulex_compiler::models::Decoder;
 use diffulex_compiler::passes;
 use diffulex_compiler::recipe::{self, Recipe, Target as RecipeTarget};
@@ -90,6 +91,10 @@ pub fn forecast(build: &recipe::Build, network: &Network) -> Result<Forecast, Er
     let types: HashMap<String, WeightType> = decoder.weights().into_iter().map(stored).collect();
     let bounds = Sizes { t: build.shape.prefill.value as usize, c: build.shape.cache.value as usize, r: 0 };
     let module = decoder.import(&build.name, bounds, &|name| types.get(name).cloned())?;
+    // Sizes that no checkpoint has break the limits of modules, which is no bug.
+    if let Err(VerifyError { place, what, .. }) = ir::verify(&module) {
+        return Ok(Forecast::Refused(format!("{place}: {what}")));
+    }
     let target = job::target(build);
     let module = passes::run(module, target.passes(), &build.quant.scheme(), &mut |_| {}).map_err(Box::new)?;
     let module = match target.legalize(&module) {
@@ -106,7 +111,7 @@ pub fn forecast(build: &recipe::Build, network: &Network) -> Result<Forecast, Er
     let Decoder { layers, kv_heads, head_dim, .. } = *decoder;
     let row = u64::from(layers) * u64::from(kv_heads) * u64::from(head_dim);
     let caches = 2 * 4 * row * u64::from(build.shape.cache.value);
-    Ok(Forecast::Made { artifact, memory: artifact + caches + step_bytes(&module) })
+    Ok(Forecast::Made { artifact, memory: artifact.saturating_add(caches).saturating_add(step_bytes(&module)) })
 }
 
 fn in_few_words(refusal: &Refusal) -> String {

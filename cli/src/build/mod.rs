@@ -6,6 +6,7 @@
 //!
 //! [`forecast()`] tells sizes before there is a checkpoint.
 
+mod agreement;
 mod digests;
 mod forecast;
 mod freshness;
