@@ -8,8 +8,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use diffulex_compiler::generation::{Family, Generation};
+use diffulex_compiler::generation::{Family, Generation, Reuse};
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Mistake, Recipe};
+use diffulex_edge::build::Network;
 use proptest::prelude::*;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/recipes");
@@ -333,13 +334,62 @@ proptest! {
 
 #[test]
 fn a_family_has_the_same_defaults_with_and_without_a_recipe() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/demo.toml");
-    let build = load(&path, &[]).unwrap().builds.remove(0);
-    let ours = Generation::defaults(Family::Sdar, None, 0, vec![]);
-    let g = build.generate;
-    assert_eq!((ours.algorithm, ours.strategy, ours.logits), (*g.algorithm, Some(*g.strategy), *g.sampler));
-    assert_eq!((ours.block, ours.steps, ours.top_k), (*build.shape.block, Some(*g.steps), *g.top_k));
-    assert_eq!((ours.max_tokens, ours.seed), (*g.max_tokens, *g.seed));
-    let threshold: Vec<f32> = g.threshold.iter().map(|&t| t as f32).collect();
-    assert_eq!((ours.threshold, ours.temperature, ours.top_p), (threshold, *g.temperature as f32, *g.top_p as f32));
+    for &family in Family::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        let parent = format!("{RECIPES}/families/{family}.toml");
+        let rest = "name = \"x\"\nmodel.checkpoint = \"x\"\nmatrix = { target = [\"xnnpack\"], quant = [\"f16\"] }";
+        fs::write(&path, format!("extends = {parent:?}\n{rest}\n")).unwrap();
+        let build = load(&path, &[]).unwrap_or_else(|mistakes| panic!("{mistakes}")).builds.remove(0);
+        assert_eq!(build.model.family.as_deref(), Some(&family));
+        let ours = Generation::defaults(family, None, 0, vec![]);
+        let g = build.generate;
+        let written = Generation {
+            logits: *g.sampler,
+            block: *build.shape.block,
+            algorithm: *g.algorithm,
+            strategy: g.strategy.map(|v| *v),
+            steps: g.steps.map(|v| *v),
+            threshold: g.threshold.iter().map(|&t| t as f32).collect(),
+            small_block: g.small_block.map(|v| *v),
+            reuse: g.reuse.map_or(Reuse::None, |v| *v),
+            window: g.window.map(|v| *v),
+            eps: g.eps.map(|v| *v as f32),
+            alg_temp: g.alg_temp.map(|v| *v as f32),
+            guidance: g.guidance.map(|v| *v as f32),
+            temperature: *g.temperature as f32,
+            top_k: *g.top_k,
+            top_p: *g.top_p as f32,
+            max_tokens: *g.max_tokens,
+            seed: *g.seed,
+            // Not for a recipe to say.
+            family,
+            attention: ours.attention,
+            mask_id: ours.mask_id,
+            end_ids: ours.end_ids.clone(),
+        };
+        assert_eq!(written, ours);
+        assert!(family.facts().algorithms.contains(&ours.algorithm));
+    }
+}
+
+/// Parameters, tensors and bytes of the checkpoints that have a recipe, as their publishers count them.
+#[test]
+fn the_sizes_of_recipes_are_those_of_the_published_checkpoints() {
+    let bytes = |bytes: u64| (bytes / 2, None);
+    for (name, (parameters, tensors)) in [
+        ("sdar-1.7b", bytes(4_063_479_808)),
+        ("sdar-4b", bytes(8_822_848_512)),
+        ("sdar-8b", bytes(16_381_470_720)),
+        ("fast-dllm-v2-1.5b", (1_543_714_304, Some(338))),
+        ("fast-dllm-v2-7b", (7_615_616_512, Some(339))),
+        ("dream-v0-instruct-7b", (7_615_616_512, Some(339))),
+        ("llada-8b-instruct", (8_015_581_184, Some(291))),
+    ] {
+        let recipe = load(format!("{RECIPES}/{name}.toml"), &[]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let network = Network::of(&recipe, None).unwrap();
+        let found = network.parameters();
+        assert_eq!((found.0, tensors.map(|_| found.1)), (parameters, tensors), "{name}");
+        assert_eq!(network.published_bytes(), 2 * parameters);
+    }
 }

@@ -6,7 +6,7 @@ use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Module, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
-use diffulex_compiler::recipe::{Diagnostic, Diagnostics, Target as RecipeTarget};
+use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
 use diffulex_targets::artifact::{self, Manifest};
 use diffulex_targets::{Refusal, Target, xnnpack};
 
@@ -39,7 +39,7 @@ pub enum Event<'a> {
 /// # Errors
 /// When the target refuses something, pointing into the recipe, or a pass makes a wrong module.
 pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Event<'_>)) -> Result<Module, Error> {
-    let target = target(plan);
+    let target = target(&plan.build);
     if let Some(stage) = stop_after {
         goes_through(plan, stage)?;
     }
@@ -75,7 +75,7 @@ pub fn goes_through(plan: &Plan, stage: &str) -> Result<bool, Error> {
         return Ok(true);
     }
     match passes::find(stage) {
-        Some(pass) => Ok(target(plan).passes().contains(&pass.name)),
+        Some(pass) => Ok(target(&plan.build).passes().contains(&pass.name)),
         None => {
             let names: Vec<&str> = passes::PASSES.iter().map(|p| p.name).collect();
             let what = format!("there is no pass `{stage}`; there are import, {}, legal", names.join(", "));
@@ -115,14 +115,14 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error>
 
 /// The file name of the artifact: `demo-xnnpack-f16.pte`.
 pub(super) fn artifact_name(plan: &Plan) -> String {
-    format!("{}.{}", plan.build.name, target(plan).extension())
+    format!("{}.{}", plan.build.name, target(&plan.build).extension())
 }
 
 /// Everything a manifest says before the files are known.
 pub(super) fn manifest(plan: &Plan) -> Manifest {
     Manifest {
         name: plan.build.name.clone(),
-        target: target(plan).name().into(),
+        target: target(&plan.build).name().into(),
         artifact: artifact_name(plan),
         tool: format!("diffulex-edge {}", env!("CARGO_PKG_VERSION")),
         recipe: plan.build.effective_values().iter().cloned().collect(),
@@ -131,8 +131,9 @@ pub(super) fn manifest(plan: &Plan) -> Manifest {
     }
 }
 
-fn target(plan: &Plan) -> Target {
-    match plan.build.target.value {
+/// The target of a build.
+pub(super) fn target(build: &recipe::Build) -> Target {
+    match build.target.value {
         RecipeTarget::Xnnpack { .. } => Target::Xnnpack,
     }
 }
@@ -167,7 +168,7 @@ fn unmatched_patterns(plan: &Plan, module: &Module) -> Result<(), Diagnostics> {
 
 /// A refusal, pointing at the values of the recipe that led to it.
 fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
-    let target = target(plan).name();
+    let target = target(&plan.build).name();
     let met = format!("first met at {} in build {}", described(module, refusal.place()), plan.build.name);
     let diagnostic = match refusal {
         Refusal::Encoding { place, encoding, role, nearest } => {

@@ -3,14 +3,19 @@
 //! 1. [`plan`] reads the recipe and opens each checkpoint; a [`Plan`] knows all that can change a build's bytes.
 //! 2. `freshness` compares that with the manifest of an earlier build.
 //! 3. [`run`] compiles and writes what is stale, the manifest last.
+//!
+//! [`forecast()`] tells sizes before there is a checkpoint.
 
+mod agreement;
 mod digests;
+mod forecast;
 mod freshness;
 mod job;
 mod plan;
 
 pub(crate) use digests::Digests;
 pub use digests::Progress;
+pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;
 pub use job::{Event, compile, goes_through, run};
 pub use plan::{Options, Plan, plan};

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
-use diffulex_compiler::generation::{Generation, Logits, Reuse};
+use diffulex_compiler::generation::{Family, Generation, Reuse};
 use diffulex_compiler::ir::Encoding;
-use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Recipe};
+use diffulex_compiler::recipe::{self, Located, Recipe};
 
 use diffulex_targets::artifact;
 
+use super::agreement;
 use super::digests::{Digests, Progress};
 use super::freshness::{self, Freshness};
 use super::job;
@@ -72,7 +73,7 @@ pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) 
                 opened
             }
         };
-        check(&build, &checkpoint)?;
+        agreement::check(&build, &checkpoint)?;
         let generation = generation(&build, &checkpoint)?;
         let inputs = inputs(&checkpoint, &mut digests)?;
         let folder = options.out.join(&build.name);
@@ -84,75 +85,46 @@ pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) 
     Ok(plans)
 }
 
-/// Holds the recipe against the checkpoint.
-fn check(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<(), Diagnostics> {
-    let config = checkpoint.config();
-    let mut wrong = Vec::new();
-    let refuse = |code, message: String| Diagnostic::refusal(code, message);
-    if let Some(family) = build.model.family.as_ref().filter(|f| f.value != config.family) {
-        let message = format!("the checkpoint is of family `{}`", config.family.name());
-        wrong.push(refuse("model::family", message).label(&family.origin, "the recipe says otherwise"));
-    }
-    let block = &build.shape.block;
-    if let Some(own) = config.block.filter(|own| *own != block.value) {
-        let message = format!("the checkpoint was trained for blocks of {own} tokens");
-        let label = "its config.json says otherwise";
-        wrong.push(refuse("shape::block", message).label(&block.origin, label).help(format!("write `block = {own}`")));
-    }
-    let cache = &build.shape.cache;
-    if cache.value > config.max_positions {
-        let message = format!("the model knows {} positions", config.max_positions);
-        wrong.push(refuse("shape::cache", message).label(&cache.origin, "longer than that"));
-    }
-    let sampler = &build.generate.sampler;
-    let logits = config.family.facts().logits;
-    if sampler.value != logits {
-        let named = match logits {
-            Logits::Aligned => "token i",
-            Logits::Shifted => "token i + 1",
-        };
-        let message = format!("row i of family `{}` names {named}", config.family);
-        wrong.push(refuse("generate::sampler", message).label(&sampler.origin, "would shift every token by one"));
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
-}
-
-/// Facts of the checkpoint, defaults of the recipe.
+/// What a host must know: the tokens of the checkpoint, the rest as the recipe says.
 fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generation, Error> {
-    let config = checkpoint.config();
-    let recipe::Generate { algorithm, strategy, steps, threshold, temperature, top_k, top_p, max_tokens, seed, .. } =
-        &build.generate;
+    let family = checkpoint.config().family;
     let end_ids = checkpoint.end_ids()?;
     if end_ids.is_empty() {
-        let (folder, texts) = (checkpoint.folder().display(), config.family.facts().end_texts.join(" or "));
+        let (folder, texts) = (checkpoint.folder().display(), family.facts().end_texts.join(" or "));
         return Err(Error::Usage(format!(
             "{folder}: neither config.json nor generation_config.json has `eos_token_id`, and the tokenizer's files \
              list no {texts}"
         )));
     }
-    Ok(Generation {
-        family: config.family,
-        attention: config.family.facts().attention,
-        logits: config.family.facts().logits,
+    Ok(with_tokens(build, family, checkpoint.mask_id()?, end_ids))
+}
+
+/// What a recipe says of generation, with the tokens of a checkpoint.
+pub(super) fn with_tokens(build: &recipe::Build, family: Family, mask_id: u32, end_ids: Vec<u32>) -> Generation {
+    let g = &build.generate;
+    Generation {
+        family,
+        attention: family.facts().attention,
+        logits: family.facts().logits,
         block: build.shape.block.value,
-        mask_id: checkpoint.mask_id()?,
+        mask_id,
         end_ids,
-        algorithm: algorithm.value,
-        strategy: Some(strategy.value),
-        steps: Some(steps.value),
-        threshold: threshold.value.iter().map(|&t| t as f32).collect(),
-        small_block: None,
-        reuse: Reuse::None,
-        window: None,
-        eps: None,
-        alg_temp: None,
-        guidance: None,
-        temperature: temperature.value as f32,
-        top_k: top_k.value,
-        top_p: top_p.value as f32,
-        max_tokens: max_tokens.value,
-        seed: seed.value,
-    })
+        algorithm: g.algorithm.value,
+        strategy: g.strategy.as_ref().map(|v| v.value),
+        steps: g.steps.as_ref().map(|v| v.value),
+        threshold: g.threshold.value.iter().map(|&t| t as f32).collect(),
+        small_block: g.small_block.as_ref().map(|v| v.value),
+        reuse: g.reuse.as_ref().map_or(Reuse::None, |v| v.value),
+        window: g.window.as_ref().map(|v| v.value),
+        eps: g.eps.as_ref().map(|v| v.value as f32),
+        alg_temp: g.alg_temp.as_ref().map(|v| v.value as f32),
+        guidance: g.guidance.as_ref().map(|v| v.value as f32),
+        temperature: g.temperature.value as f32,
+        top_k: g.top_k.value,
+        top_p: g.top_p.value as f32,
+        max_tokens: g.max_tokens.value,
+        seed: g.seed.value,
+    }
 }
 
 /// Digests of the files of a checkpoint that a build reads.

@@ -7,10 +7,10 @@ use diffulex_compiler::generation::{Generation, Reuse};
 use diffulex_compiler::ir::{self, Module};
 use diffulex_compiler::recipe;
 use diffulex_edge::Error;
-use diffulex_edge::build;
+use diffulex_edge::build::{self, Forecast, Network, forecast};
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_targets::artifact::Manifest;
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanCount};
 
 use super::{plans, recipes_only};
 use crate::args::Show;
@@ -23,7 +23,10 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
         recipes_only(&args.places)?;
     }
     let text = match (&kind, args.ir) {
-        (Kind::Recipe, false) => values(&recipe::load(&args.path, &args.places.overrides)?),
+        (Kind::Recipe, false) => {
+            let recipe = recipe::load(&args.path, &args.places.overrides)?;
+            values(&recipe) + &sizes(&recipe, args.places.models.as_deref())?
+        }
         (Kind::Recipe, true) => {
             let planned = plans(&args.path, &args.places)?;
             let modules = planned.iter().map(|plan| build::compile(plan, None, &mut |_| {}));
@@ -45,6 +48,49 @@ fn values(recipe: &recipe::Recipe) -> String {
     let names: Vec<&str> = recipe.builds.iter().map(|b| b.name.as_str()).collect();
     text.push_str(&format!("\n# builds: {}\n", names.join(", ")));
     text
+}
+
+/// What the model weighs, and what each scheme makes of it on each target.
+fn sizes(recipe: &recipe::Recipe, models: Option<&Path>) -> Result<String, Error> {
+    let network = match Network::of(recipe, models) {
+        Ok(network) => network,
+        Err(why) => return Ok(format!("\n# sizes are not known: {why}\n")),
+    };
+    let (parameters, tensors) = network.parameters();
+    let mut rows = vec![["target", "quant", "artifact", "memory to run, about"].map(String::from)];
+    let mut last = None;
+    for build in &recipe.builds {
+        let target = build.target.value.name();
+        if last.replace(target) == Some(target) {
+            continue;
+        }
+        for scheme in &recipe.schemes {
+            let mut build = build.clone();
+            build.name = format!("{}-{target}-{}", recipe.name.value, scheme.name.value);
+            build.quant = scheme.clone();
+            let (artifact, memory) = match forecast(&build, &network)? {
+                Forecast::Made { artifact, memory } => (exact(artifact), HumanBytes(memory).to_string()),
+                Forecast::Refused(why) => (format!("refused: {why}"), String::new()),
+            };
+            rows.push([target.to_string(), scheme.name.value.clone(), artifact, memory]);
+        }
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (a, b, c) = (width(0), width(1), width(2));
+    let line = |[target, quant, artifact, memory]: &[String; 4]| {
+        format!("# {target:a$}  {quant:b$}  {artifact:c$}  {memory}").trim_end().to_string() + "\n"
+    };
+    Ok(format!(
+        "\n# model: {} parameters in {tensors} tensors, {} in bf16\n\n{}",
+        HumanCount(parameters),
+        exact(network.published_bytes()),
+        rows.iter().map(line).collect::<String>()
+    ))
+}
+
+/// `4,063,479,808 bytes (3.78 GiB)`
+fn exact(bytes: u64) -> String {
+    format!("{} bytes ({})", HumanCount(bytes), HumanBytes(bytes))
 }
 
 fn described(kind: &Kind, path: &Path) -> Result<String, Error> {

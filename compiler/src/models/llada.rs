@@ -13,6 +13,8 @@ pub const FACTS: Facts = Facts {
     architecture: "LLaDAModelLM",
     attention: Attention::Full,
     logits: Logits::Aligned,
+    qkv_bias: false,
+    qk_norm: false,
     block: 32,
     block_key: None,
     positions_key: "max_sequence_length",
@@ -66,7 +68,7 @@ fn decoder(config: &Json) -> Result<Decoder, CheckpointError> {
         theta: super::rope_theta(config)?,
         tied: config.switch("weight_tying")?,
         qkv_bias: config.switch("include_qkv_bias")?,
-        qk_norm: false,
+        qk_norm: FACTS.qk_norm,
     };
     decoder.check().map_err(|what| config.error(what))?;
     Ok(decoder)

@@ -28,6 +28,10 @@ pub struct Facts {
     pub attention: Attention,
     /// Which token a row of logits names.
     pub logits: Logits,
+    /// Queries, keys and values have a bias, unless config.json says otherwise.
+    pub qkv_bias: bool,
+    /// Queries and keys are normed head by head.
+    pub qk_norm: bool,
     /// Tokens of a block where nothing else is said: of attention where that goes by blocks, else of decoding.
     pub block: u32,
     /// The key of config.json that says so, where the family has one.

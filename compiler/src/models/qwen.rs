@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Decoder, rope_theta};
+use super::{Decoder, Facts, rope_theta};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::json::Json;
 
@@ -13,7 +13,7 @@ pub const END_TEXTS: &[&str] = &["<|im_end|>", "<|endoftext|>"];
 ///
 /// # Errors
 /// Names the key that is missing, out of range or not supported.
-pub fn decoder(config: &Json, qkv_bias: bool, qk_norm: bool) -> Result<Decoder, CheckpointError> {
+pub fn decoder(config: &Json, facts: &Facts) -> Result<Decoder, CheckpointError> {
     config.only("hidden_act", &[json!("silu")])?;
     config.only("use_sliding_window", &[json!(false)])?;
     let layers = config.size("num_hidden_layers", 1024)?;
@@ -34,8 +34,8 @@ pub fn decoder(config: &Json, qkv_bias: bool, qk_norm: bool) -> Result<Decoder, 
         eps: config.positive("rms_norm_eps")? as f32,
         theta: rope_theta(config)?,
         tied: config.switch("tie_word_embeddings")?,
-        qkv_bias,
-        qk_norm,
+        qkv_bias: facts.qkv_bias,
+        qk_norm: facts.qk_norm,
     };
     decoder.check().map_err(|what| config.error(what))?;
     Ok(decoder)

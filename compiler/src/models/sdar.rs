@@ -13,6 +13,8 @@ pub const FACTS: Facts = Facts {
     architecture: "SDARForCausalLM",
     attention: Attention::BlockCausal,
     logits: Logits::Aligned,
+    qkv_bias: false,
+    qk_norm: true,
     block: 4,
     block_key: Some("block_size"),
     positions_key: "max_position_embeddings",
@@ -26,5 +28,5 @@ pub const FACTS: Facts = Facts {
 
 fn decoder(config: &Json) -> Result<Decoder, CheckpointError> {
     config.only("attention_bias", &[json!(false)])?;
-    qwen::decoder(config, false, true)
+    qwen::decoder(config, &FACTS)
 }

@@ -9,8 +9,9 @@ use super::choice::TargetName;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::mistake::Mistake;
 use super::source::Located;
-use crate::generation::{Algorithm, Family, Logits, Remasking};
+use crate::generation::{Algorithm, Family, Logits, Remasking, Reuse};
 use crate::ir::Encoding;
+use crate::models::Decoder;
 use crate::quant;
 
 /// One artifact to make: a combination of target and quantization scheme.
@@ -38,12 +39,35 @@ pub struct Model {
     pub family: Option<Located<Family>>,
     /// The checkpoint's folder as written; see [`Model::resolve`].
     pub checkpoint: Located<String>,
+    /// What `config.json` says of the network, so that it is known before the download; only with `family`.
+    pub sizes: Option<Sizes>,
+}
+
+/// `[model.sizes]`, in the words of [`Decoder`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sizes {
+    /// Rows of the token table.
+    pub vocab: Located<u32>,
+    /// Width of the residual stream.
+    pub hidden: Located<u32>,
+    /// Layers.
+    pub layers: Located<u32>,
+    /// Query heads.
+    pub heads: Located<u32>,
+    /// Key/value heads.
+    pub kv_heads: Located<u32>,
+    /// Width of a head.
+    pub head_dim: Located<u32>,
+    /// Width of the MLP.
+    pub intermediate: Located<u32>,
+    /// The head is the token table.
+    pub tied: Located<bool>,
 }
 
 /// `[shape]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
-    /// Tokens refined together in one step.
+    /// Tokens refined together; with block-causal attention, that see each other.
     pub block: Located<u32>,
     /// Tokens one prefill pass feeds at most: a multiple of `block`.
     pub prefill: Located<u32>,
@@ -56,10 +80,22 @@ pub struct Shape {
 pub struct Generate {
     /// The generation loop.
     pub algorithm: Located<Algorithm>,
-    /// Which positions of a block are accepted in a pass.
-    pub strategy: Located<Remasking>,
-    /// Passes a block is spread over.
-    pub steps: Located<u32>,
+    /// Which masks are filled in a pass, where the algorithm leaves the choice.
+    pub strategy: Option<Located<Remasking>>,
+    /// Passes that a block, or the whole answer, is spread over.
+    pub steps: Option<Located<u32>>,
+    /// Tokens of a small block inside a block.
+    pub small_block: Option<Located<u32>>,
+    /// Keys and values that are not computed anew within a block.
+    pub reuse: Option<Located<Reuse>>,
+    /// Masks kept in view from the beginning of the block on.
+    pub window: Option<Located<u32>>,
+    /// Where the schedule of passes ends.
+    pub eps: Option<Located<f64>>,
+    /// Temperature of the choice of positions; 0 takes the most confident.
+    pub alg_temp: Option<Located<f64>>,
+    /// Scale of classifier-free guidance; 0 is none.
+    pub guidance: Option<Located<f64>>,
     /// Which token the logits of a row name.
     pub sampler: Located<Logits>,
     /// Accept above this probability; one per block, the last repeats. Never empty.
@@ -120,6 +156,27 @@ impl Model {
             let tried: Vec<String> = tried.iter().map(|folder| format!("`{}`", folder.display())).collect();
             Diagnostic::new(mistake, &checkpoint.origin).note(format!("looked for {}", tried.join(" and "))).into()
         })
+    }
+}
+
+impl Sizes {
+    /// The network of these sizes, with the numbers that change no shape as they usually are.
+    pub fn decoder(&self, family: Family) -> Decoder {
+        let facts = family.facts();
+        Decoder {
+            vocab: self.vocab.value,
+            hidden: self.hidden.value,
+            layers: self.layers.value,
+            heads: self.heads.value,
+            kv_heads: self.kv_heads.value,
+            head_dim: self.head_dim.value,
+            intermediate: self.intermediate.value,
+            eps: 1e-6,
+            theta: 1e6,
+            tied: self.tied.value,
+            qkv_bias: facts.qkv_bias,
+            qk_norm: facts.qk_norm,
+        }
     }
 }
 

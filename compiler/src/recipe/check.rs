@@ -47,7 +47,9 @@ fn scalar(kind: &Kind, subject: &str, value: &Value) -> Result<Value, Mistake> {
             near: near_miss(text, names.iter().copied()).map(str::to_owned),
             choices: names,
         }),
-        (Kind::Text | Kind::Name | Kind::Choice(_), Value::Text(_)) => Ok(value.clone()),
+        (Kind::Text | Kind::Name | Kind::Choice(_), Value::Text(_)) | (Kind::Boolean, Value::Boolean(_)) => {
+            Ok(value.clone())
+        }
 
         (Kind::Integer { min, max } | Kind::PowerOfTwo { min, max }, Value::Integer(number)) => {
             let power = u64::try_from(*number).is_ok_and(u64::is_power_of_two);
@@ -77,6 +79,8 @@ fn wrong_type(subject: &str, kind: &Kind, value: &Value) -> Mistake {
         (Kind::List(_) | Kind::Cells, _) => Some(format!("[{}]", shortened(&value.to_string()))),
         (Kind::Choice(_), _) => None,
         (Kind::Text | Kind::Name, Value::Integer(_) | Value::Float(_)) => Some(format!("\"{value}\"")),
+        (Kind::Boolean, Value::Text(text)) if text.parse::<bool>().is_ok() => Some(text.clone()),
+        (Kind::Boolean, _) => None,
         (_, Value::Text(text)) if text.parse::<f64>().is_ok() => Some(shortened(text)),
         _ => None,
     };

@@ -11,8 +11,11 @@ use super::suggest::near_miss;
 use super::typed::{self, FromValue};
 use super::value::Value;
 
-/// The recipe's name and its builds, target by target. `None` only after a reported mistake.
-pub(super) fn builds(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<(Located<String>, Vec<Build>)> {
+/// The recipe's name, its builds, target by target, and all schemes by name.
+type Matrix = (Located<String>, Vec<Build>, Vec<QuantScheme>);
+
+/// Reads the parts and multiplies them. `None` only after a reported mistake.
+pub(super) fn builds(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Matrix> {
     let name = settings.need::<String>("name", None, out);
     let model = typed::model(settings, out);
     let shape = typed::shape(settings, out);
@@ -20,7 +23,8 @@ pub(super) fn builds(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<(
     let target_names = settings.need::<Vec<Located<TargetName>>>("matrix.target", None, out);
     let scheme_names = settings.need::<Vec<Located<String>>>("matrix.quant", None, out);
     let targets = target_names.as_ref().and_then(|names| targets(settings, names, out));
-    let schemes = schemes(settings, scheme_names.as_ref(), out);
+    let all = all_schemes(settings, out);
+    let schemes = chosen(settings, &all, scheme_names.as_ref(), out);
     let exceptions = exceptions(settings, target_names.as_ref()?, scheme_names.as_ref()?, out);
 
     let (name, model, shape, generate) = (name?, model?, shape?, generate?);
@@ -41,7 +45,7 @@ pub(super) fn builds(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<(
             }
         }
     }
-    Some((name, builds))
+    Some((name, builds, all))
 }
 
 fn targets(
@@ -56,18 +60,22 @@ fn targets(
     names.iter().map(read).collect()
 }
 
-/// Reads every scheme, so that mistakes in unused ones show too, and returns the ones the matrix names.
-fn schemes(
+/// Reads every scheme, so that mistakes in unused ones show too. One that is not here has a mistake.
+fn all_schemes(settings: &Settings, out: &mut Vec<Diagnostic>) -> Vec<QuantScheme> {
+    settings.schemes().iter().filter_map(|(name, origin)| typed::scheme(settings, name, origin, out)).collect()
+}
+
+/// The schemes that the matrix names.
+fn chosen(
     settings: &Settings,
+    all: &[QuantScheme],
     names: Option<&Located<Vec<Located<String>>>>,
     out: &mut Vec<Diagnostic>,
 ) -> Option<Vec<QuantScheme>> {
-    let all: Vec<Option<QuantScheme>> =
-        settings.schemes().iter().map(|(name, origin)| typed::scheme(settings, name, origin, out)).collect();
     let known = || settings.schemes().keys().map(String::as_str).take(LONGEST_LIST);
     let mut chosen = Vec::new();
     for name in &names?.value {
-        let scheme = all.iter().flatten().find(|scheme| *scheme.name == **name);
+        let scheme = all.iter().find(|scheme| *scheme.name == **name);
         chosen.push(scheme.map(|scheme| QuantScheme { name: name.clone(), ..scheme.clone() }));
         if !settings.schemes().contains_key(&name.value) && !settings.is_refused(&format!("quant.{name}")) {
             let near = near_miss(name, known()).map(str::to_owned);
@@ -126,7 +134,8 @@ fn exceptions(
     exceptions.value
 }
 
-/// What can change the bytes of one build; the scheme's and the target's tables lose their names.
+/// What can change the bytes of one build; the scheme's and the target's tables lose their names. The sizes of a model
+/// only say what config.json says.
 fn effective_values(settings: &Settings, target: TargetName, quant: &str) -> Vec<(String, String)> {
     let tables = [
         ("model", "model".to_owned()),
@@ -139,6 +148,7 @@ fn effective_values(settings: &Settings, target: TargetName, quant: &str) -> Vec
     for (name, table) in &tables {
         values.extend(settings.under(table).map(|(key, value)| (format!("{name}.{key}"), value.to_string())));
     }
+    values.retain(|(key, _)| !key.starts_with("model.sizes."));
     values.sort();
     values
 }

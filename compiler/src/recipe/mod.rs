@@ -27,7 +27,7 @@ mod value;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use build::{Build, Generate, Model, QuantScheme, Shape, Target};
+pub use build::{Build, Generate, Model, QuantScheme, Shape, Sizes, Target};
 pub use choice::TargetName;
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Note, Severity};
 pub use mistake::Mistake;
@@ -40,6 +40,8 @@ pub struct Recipe {
     pub name: Located<String>,
     /// One build for each cell of the matrix, never empty.
     pub builds: Vec<Build>,
+    /// Every scheme of `[quant]`, also those that the matrix leaves out, by name.
+    pub schemes: Vec<QuantScheme>,
     /// The texts it was read from: the recipe, its parent, …, then each `--set`.
     pub files: Vec<Arc<SourceFile>>,
     values: Vec<EffectiveValue>,
@@ -76,15 +78,15 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe, Diagnostics> {
     }
     // Where a part is unread, what seems missing may not be.
     let whole = chain.complete && !settings.is_refused("extends");
-    let builds = if whole { matrix::builds(&settings, &mut mistakes) } else { None };
-    match builds {
-        Some((name, builds)) if mistakes.is_empty() => {
+    let read = if whole { matrix::builds(&settings, &mut mistakes) } else { None };
+    match read {
+        Some((name, builds, schemes)) if mistakes.is_empty() => {
             let values = settings.in_order().into_iter().map(|(key, value)| EffectiveValue {
                 key: key.to_owned(),
                 value: value.to_string(),
                 origin: value.origin.clone(),
             });
-            Ok(Recipe { name, builds, values: values.collect(), files: chain.files })
+            Ok(Recipe { name, builds, schemes, values: values.collect(), files: chain.files })
         }
         _ => Err(Diagnostics::sorted(mistakes, &chain.files)),
     }
@@ -100,7 +102,7 @@ mod tests {
     /// A recipe that needs no other.
     const COMPLETE: &str = r#"
         name = "x"
-        model.checkpoint = "model"
+        model = { family = "sdar", checkpoint = "model" }
         shape = { block = 4, prefill = 64, cache = 512 }
         target.xnnpack.alignment = 128
         [generate]
@@ -199,6 +201,9 @@ mod tests {
             "generate.temperature = -0.0",
             "quant.half.weights = \"f16\"\nmatrix.quant = [\"f32\", \"half\"]",
             "quant.f32.keep.bf16 = [\"of another scheme\"]",
+            // As config.json says.
+            "model.sizes = { vocab = 9, hidden = 4, layers = 1, heads = 1, kv_heads = 1, head_dim = 2, intermediate = 3, \
+             tied = true }",
         ] {
             assert_eq!(digest(same), plain, "{same}");
         }
@@ -283,7 +288,9 @@ mod tests {
                 for extreme in [min, max] {
                     let set = format!("{path}={extreme}");
                     let mistakes = load_pair(COMPLETE, "", &[&set]).err().map_or_else(Vec::new, |found| found.0);
-                    assert!(mistakes.iter().all(|mistake| mistake.code() == "recipe::shape"), "{set}: {mistakes:?}");
+                    // A size asks for the others.
+                    let others = ["recipe::shape", "recipe::missing-key"];
+                    assert!(mistakes.iter().all(|mistake| others.contains(&mistake.code())), "{set}: {mistakes:?}");
                 }
             }
         }

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::choice::TargetName;
-use crate::generation::{Algorithm, Family, Logits, Remasking};
+use crate::generation::{Algorithm, Family, Logits, Remasking, Reuse};
 use crate::ir::Encoding;
 
 /// One row of [`KEYS`].
@@ -33,6 +33,7 @@ pub(super) enum Kind {
         min: u64,
         max: u64,
     },
+    Boolean,
     /// Both ends included.
     Float {
         min: f64,
@@ -64,13 +65,28 @@ pub(super) const KEYS: &[Key] = &[
     key("model.family",        Kind::Choice(Family::NAMES),            "\"sdar\"",               "the model family; left out, config.json tells"),
     key("model.checkpoint",    Kind::Text,                             "\"SDAR-1.7B-Chat\"",     "the checkpoint's folder, beside this file or under --models"),
 
-    key("shape.block",         Kind::Integer { min: 1, max: 256 },     "4",                      "tokens refined together in one step"),
+    key("model.sizes.vocab",        Kind::Integer { min: 1, max: 1 << 24 }, "151936",            "rows of the token table; with the other sizes, what config.json says"),
+    key("model.sizes.hidden",       Kind::Integer { min: 1, max: 1 << 20 }, "2048",              "width of the residual stream"),
+    key("model.sizes.layers",       Kind::Integer { min: 1, max: 1024 },    "28",                "how many layers there are"),
+    key("model.sizes.heads",        Kind::Integer { min: 1, max: 4096 },    "16",                "query heads"),
+    key("model.sizes.kv_heads",     Kind::Integer { min: 1, max: 4096 },    "8",                 "key/value heads"),
+    key("model.sizes.head_dim",     Kind::Integer { min: 1, max: 1 << 16 }, "128",               "width of a head"),
+    key("model.sizes.intermediate", Kind::Integer { min: 1, max: 1 << 20 }, "6144",              "width of the MLP"),
+    key("model.sizes.tied",         Kind::Boolean,                          "false",             "whether the head is the token table"),
+
+    key("shape.block",         Kind::Integer { min: 1, max: 256 },     "4",                      "tokens refined together; with block-causal attention, that see each other"),
     key("shape.prefill",       Kind::Integer { min: 1, max: 4096 },    "128",                    "tokens one prefill pass feeds at most"),
     key("shape.cache",         Kind::Integer { min: 1, max: 131_072 }, "2048",                   "tokens the KV cache can hold"),
 
     key("generate.algorithm",  Kind::Choice(Algorithm::NAMES),         "\"sdar.block_diffusion_generate\"", "the generation loop"),
-    key("generate.strategy",   Kind::Choice(Remasking::NAMES),          "\"low_confidence_dynamic\"", "which positions of a block are accepted in a pass"),
-    key("generate.steps",      Kind::Integer { min: 1, max: 256 },     "4",                      "passes a block is spread over"),
+    key("generate.strategy",   Kind::Choice(Remasking::NAMES),          "\"low_confidence_dynamic\"", "which masks are filled in a pass, where the algorithm leaves the choice"),
+    key("generate.steps",      Kind::Integer { min: 1, max: 4096 },    "4",                      "passes a block, or the whole answer, is spread over"),
+    key("generate.small_block", Kind::Integer { min: 1, max: 256 },    "8",                      "tokens of a small block inside a block"),
+    key("generate.reuse",      Kind::Choice(Reuse::NAMES),             "\"dual\"",               "keys and values that are not computed anew within a block"),
+    key("generate.window",     Kind::Integer { min: 1, max: 131_072 }, "128",                    "masks kept in view from the beginning of the block on"),
+    key("generate.eps",        Kind::Float { min: 0.0, max: 1.0 },     "0.001",                  "where the schedule of passes ends"),
+    key("generate.alg_temp",   Kind::Float { min: 0.0, max: 2.0 },     "0.1",                    "temperature of the choice of positions; 0 takes the most confident"),
+    key("generate.guidance",   Kind::Float { min: 0.0, max: 100.0 },   "1.5",                    "scale of classifier-free guidance; 0 is none"),
     key("generate.sampler",    Kind::Choice(Logits::NAMES),           "\"aligned\"",            "which token the logits at i name: i, or i + 1"),
     key("generate.threshold",  Kind::OneOrMore(&Kind::Float { min: 0.0, max: 1.0 }), "[0.9]",    "accept above this probability; one per block, the last repeats"),
     key("generate.temperature", Kind::Float { min: 0.0, max: 2.0 },    "0.0",                    "0 is greedy"),
@@ -159,6 +175,7 @@ impl fmt::Display for Kind {
             Self::Choice(names) => f.write_str(&alternatives(names)),
             Self::Integer { min, max: u64::MAX } => write!(f, "an integer from {min} up"),
             Self::Integer { min, max } => write!(f, "an integer from {min} to {max}"),
+            Self::Boolean => f.write_str("true or false"),
             Self::PowerOfTwo { min, max } => write!(f, "a power of two from {min} to {max}"),
             Self::Float { min, max } => write!(f, "a number from {min} to {max}"),
             Self::Probability => f.write_str("a number above 0 and at most 1"),

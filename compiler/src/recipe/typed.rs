@@ -1,13 +1,13 @@
 //! Turns effective values into the typed parts of a build, and finds the values that contradict each other.
 
-use super::build::{Generate, Model, QuantScheme, Shape, Target};
+use super::build::{Generate, Model, QuantScheme, Shape, Sizes, Target};
 use super::choice::TargetName;
 use super::diagnostic::Diagnostic;
 use super::inherit::Settings;
 use super::mistake::{Mistake, shortened};
 use super::source::{Located, Origin};
 use super::value::Value;
-use crate::generation::{Algorithm, Family, Logits, Remasking};
+use crate::generation::{Algorithm, Family, Logits, Remasking, Reuse};
 use crate::ir::Encoding;
 
 /// What a checked value becomes. `None` would mean that the schema allows more than the type does.
@@ -16,8 +16,37 @@ pub(super) trait FromValue: Sized {
 }
 
 pub(super) fn model(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Model> {
-    let family = settings.optional("model.family");
-    Some(Model { family, checkpoint: settings.need("model.checkpoint", None, out)? })
+    let checkpoint = settings.need("model.checkpoint", None, out);
+    let Some(asked) = settings.under("model.sizes").next().map(|(_, value)| value.origin.clone()) else {
+        return Some(Model { family: settings.optional("model.family"), checkpoint: checkpoint?, sizes: None });
+    };
+    // Which tensors there are of these sizes is the family's to say.
+    let family = settings.need::<Family>("model.family", Some(&asked), out);
+    let sizes = sizes(settings, &asked, out);
+    let (family, sizes) = (family?, sizes?);
+    if let Err(what) = sizes.decoder(*family).check() {
+        let place = &sizes.heads.origin;
+        out.push(Diagnostic::refusal("recipe::sizes", what).label(place, "the sizes contradict each other"));
+    }
+    Some(Model { family: Some(family), checkpoint: checkpoint?, sizes: Some(sizes) })
+}
+
+/// All sizes, because the one at `asked` is there.
+fn sizes(settings: &Settings, asked: &Origin, out: &mut Vec<Diagnostic>) -> Option<Sizes> {
+    let mut need = |key: &str| settings.need::<u32>(&format!("model.sizes.{key}"), Some(asked), out);
+    let (vocab, hidden, layers, heads) = (need("vocab"), need("hidden"), need("layers"), need("heads"));
+    let (kv_heads, head_dim, intermediate) = (need("kv_heads"), need("head_dim"), need("intermediate"));
+    let tied = settings.need("model.sizes.tied", Some(asked), out);
+    Some(Sizes {
+        vocab: vocab?,
+        hidden: hidden?,
+        layers: layers?,
+        heads: heads?,
+        kv_heads: kv_heads?,
+        head_dim: head_dim?,
+        intermediate: intermediate?,
+        tied: tied?,
+    })
 }
 
 pub(super) fn shape(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Shape> {
@@ -43,8 +72,6 @@ pub(super) fn shape(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Sh
 
 pub(super) fn generate(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Generate> {
     let algorithm = settings.need("generate.algorithm", None, out);
-    let strategy = settings.need("generate.strategy", None, out);
-    let steps = settings.need("generate.steps", None, out);
     let sampler = settings.need("generate.sampler", None, out);
     let threshold = settings.need("generate.threshold", None, out);
     let temperature = settings.need("generate.temperature", None, out);
@@ -54,8 +81,14 @@ pub(super) fn generate(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option
     let seed = settings.need("generate.seed", None, out);
     Some(Generate {
         algorithm: algorithm?,
-        strategy: strategy?,
-        steps: steps?,
+        strategy: settings.optional("generate.strategy"),
+        steps: settings.optional("generate.steps"),
+        small_block: settings.optional("generate.small_block"),
+        reuse: settings.optional("generate.reuse"),
+        window: settings.optional("generate.window"),
+        eps: settings.optional("generate.eps"),
+        alg_temp: settings.optional("generate.alg_temp"),
+        guidance: settings.optional("generate.guidance"),
         sampler: sampler?,
         threshold: threshold?,
         temperature: temperature?,
@@ -123,6 +156,12 @@ impl FromValue for u32 {
     }
 }
 
+impl FromValue for bool {
+    fn from_value(value: &Value) -> Option<Self> {
+        if let Value::Boolean(value) = value { Some(*value) } else { None }
+    }
+}
+
 impl FromValue for f64 {
     fn from_value(value: &Value) -> Option<Self> {
         if let Value::Float(number) = value { Some(*number) } else { None }
@@ -153,4 +192,4 @@ macro_rules! from_word {
     };
 }
 
-from_word! { Family Algorithm Remasking Logits Encoding TargetName }
+from_word! { Family Algorithm Remasking Reuse Logits Encoding TargetName }

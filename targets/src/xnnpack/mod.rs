@@ -10,7 +10,7 @@ mod legal;
 mod read;
 mod schema;
 
-pub use emit::{EmitError, Metadata, Options, emit};
+pub use emit::{EmitError, Metadata, Options, emit, size};
 pub use legal::legalize;
 pub use read::{Artifact, Constant, Fault, Methods, Place, ReadError, read, read_bytes};
 

@@ -64,6 +64,18 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// Where the first segment lies, behind a program of `program` bytes.
+    pub(super) fn base(&self, program: usize) -> u64 {
+        (program as u64).next_multiple_of(self.alignment)
+    }
+
+    /// Bytes of the file.
+    pub(super) fn file_bytes(&self, program: usize) -> u64 {
+        self.base(program) + self.segment_data
+    }
+}
+
 /// Puts `size` bytes behind `end`; gives their offset.
 fn place(end: &mut u64, size: u64, alignment: u64) -> Option<u64> {
     let start = end.checked_next_multiple_of(alignment)?;

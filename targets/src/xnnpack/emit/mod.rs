@@ -93,6 +93,39 @@ pub fn emit(
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), EmitError> {
+    let Front { graph, layout, program } = Front::new(module, metadata, options)?;
+    let parts = weights::Parts { module, source, program: &program, graph: &graph, layout: &layout };
+    weights::write(&parts, out, progress)
+}
+
+/// Bytes of the file that [`emit()`] would write; no numbers are needed to know.
+///
+/// # Errors
+/// When `module` is not legal, or a limit of the format is exceeded.
+pub fn size(module: &Module, metadata: &Metadata, options: &Options) -> Result<u64, EmitError> {
+    let Front { layout, program, .. } = Front::new(module, metadata, options)?;
+    Ok(layout.file_bytes(program.len()))
+}
+
+/// All of a file but the weights.
+struct Front {
+    graph: delegate::Delegate,
+    layout: Layout,
+    program: Vec<u8>,
+}
+
+impl Front {
+    fn new(module: &Module, metadata: &Metadata, options: &Options) -> Result<Front, EmitError> {
+        check(module, options)?;
+        let step = plan::Step::of(module)?;
+        let graph = delegate::build(module, &step)?;
+        let layout = Layout::new(module, &step, &graph, options.alignment)?;
+        let program = program::build(module, &step, &layout, &graph.constants, metadata)?;
+        Ok(Front { graph, layout, program })
+    }
+}
+
+fn check(module: &Module, options: &Options) -> Result<(), EmitError> {
     if module.stage != Stage::Legal(super::NAME.into()) {
         let place = format!("module {:?}", module.name);
         let what = format!("is at stage `{}`, not `legal {}`", module.stage.name(), super::NAME);
@@ -102,10 +135,5 @@ pub fn emit(
     if !options.alignment.is_power_of_two() || !(16..=1 << 20).contains(&options.alignment) {
         return Err(EmitError::Alignment(options.alignment));
     }
-    let step = plan::Step::of(module)?;
-    let graph = delegate::build(module, &step)?;
-    let layout = Layout::new(module, &step, &graph, options.alignment)?;
-    let program = program::build(module, &step, &layout, &graph.constants, metadata)?;
-    let parts = weights::Parts { module, source, program: &program, graph: &graph, layout: &layout };
-    weights::write(&parts, out, progress)
+    Ok(())
 }

@@ -34,8 +34,8 @@ pub(super) fn write(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), EmitError> {
     let Parts { module, layout, .. } = parts;
-    let base = (parts.program.len() as u64).next_multiple_of(layout.alignment);
-    let total = base + layout.segment_data;
+    let base = layout.base(parts.program.len());
+    let total = layout.file_bytes(parts.program.len());
     let mut out = Counted { out, written: 0, total, progress };
     let tables = layout.tables.iter().map(|(id, offset)| (*id, base + layout.segments[0].0 + offset));
     let constants =
