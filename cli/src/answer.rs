@@ -34,7 +34,8 @@ impl Model {
     ) -> Result<Model, Error> {
         let algorithm = Algorithm::try_from(generation)?;
         let session = Session::new(engine, algorithm.attention())?;
-        let run = Run { behaviour, seed: generation.seed, ..Run::default() };
+        let limit = Some(generation.max_tokens as usize);
+        let run = Run { behaviour, seed: generation.seed, limit, ..Run::default() };
         Ok(Model { session, chat: Chat::open(text)?, algorithm, run })
     }
 

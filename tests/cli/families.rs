@@ -7,7 +7,7 @@ fn place(family: &str) -> Place {
     let place = Place::new();
     let recipe = format!(
         "extends = \"{}/recipes/families/{family}.toml\"\nname = \"tiny\"\n\n[model]\ncheckpoint = \"tiny\"\n\n[shape]\n\
-         prefill = 128\ncache = 128\n\n[matrix]\ntarget = [\"xnnpack\"]\nquant = [\"f32\", \"f16\"]\n",
+         prefill = 192\ncache = 192\n\n[matrix]\ntarget = [\"xnnpack\"]\nquant = [\"f32\", \"f16\"]\n",
         root().display()
     );
     std::fs::write(place.path("tiny.toml"), recipe).unwrap();
@@ -73,6 +73,10 @@ fn a_recipe_must_agree_with_its_checkpoint() {
         1,
         &["error[generate::algorithm]: `dream.diffusion_generate` does not", "write `algorithm = \"llada.gsai\"`"],
     );
+    place.run("build tiny.toml --set generate.strategy=entropy --set generate.algorithm=llada.gsai").failed(
+        1,
+        &["error[generate::setting]: `strategy` entropy is unknown to llada.gsai", "not with this algorithm"],
+    );
     place.run("build tiny.toml --set model.family=dream").failed(1, &["the checkpoint is of family `llada`"]);
     place.run("build tiny.toml --set shape.cache=1024").failed(1, &["the model knows 512 positions"]);
     let sizes = "{vocab=352,hidden=64,layers=4,heads=4,kv_heads=4,head_dim=16,intermediate=192,tied=true}";
@@ -91,4 +95,135 @@ fn a_recipe_must_agree_with_its_checkpoint() {
     shifted
         .run("build tiny.toml --set generate.algorithm=diffulex.canvas")
         .failed(1, &["`diffulex.canvas` does not generate with family `fast_dllm_v2`"]);
+}
+
+/// Everything that was recorded of the original code, on a folder or a file.
+fn recordings(family: &str) -> String {
+    let file = |name: &str| fixture(&format!("{family}/{name}")).display().to_string();
+    let logits = if family == "sdar" { "logits_block4" } else { "logits" };
+    format!(
+        "--reference {} --trajectories {} --conversations {}",
+        file(&format!("{logits}.safetensors")),
+        file("trajectories.json"),
+        file("chat.json")
+    )
+}
+
+#[test]
+fn recordings_hold_for_checkpoints_and_artifacts() {
+    for (family, runs) in [("sdar", 14), ("fast_dllm_v2", 15), ("dream", 17), ("llada", 13)] {
+        let (place, recordings) = (place(family), recordings(family));
+        place.run("build tiny.toml").ok();
+        let f32 = "artifacts/tiny-xnnpack-f32";
+        std::fs::copy(place.path(f32).join("tiny-xnnpack-f32.pte"), place.path("bare.pte")).unwrap();
+        for subject in ["tiny", f32, "bare.pte --tokenizer tiny"] {
+            let out = place.run(&format!("verify {subject} {recordings} --explain")).ok().out;
+            assert_eq!(out.matches("ok     trajectory").count(), runs, "{subject}: {out}");
+            assert_eq!(out.matches("ok     conversation").count(), 3, "{subject}: {out}");
+            assert!(out.matches("ok     logits").count() >= 8, "{subject}: {out}");
+        }
+        // What the artifacts themselves are compared by: matrices, logits under noise, replies.
+        let verified = place.run("verify tiny.toml --explain").ok().out;
+        assert_eq!(verified.matches("ok     reply").count(), 8, "{verified}");
+        assert!(!verified.contains("FAILED"));
+    }
+}
+
+#[test]
+fn departures_are_explained() {
+    let place = place("dream");
+    let text = std::fs::read_to_string(fixture("dream/trajectories.json")).unwrap();
+    let mut runs: serde_json::Value = serde_json::from_str(&text).unwrap();
+    runs["trajectories"].as_array_mut().unwrap().truncate(1);
+    let run = &mut runs["trajectories"][0];
+    run["rows"] = serde_json::Value::Null;
+    let (pass, position) = (run["accepted"][3][0].clone(), run["accepted"][3][1].as_u64().unwrap());
+    run["accepted"][3][2] = 7.into();
+    std::fs::write(place.path("runs.json"), runs.to_string()).unwrap();
+    let plain = place.run("verify tiny --trajectories runs.json").failed(1, &[]).out;
+    let row = position - 1;
+    assert!(plain.contains(&format!("maskgit_plus_16: pass {pass}, row {row}: it accepts")), "{plain}");
+    let explained = place.run("verify tiny --trajectories runs.json --explain").failed(1, &[]).out;
+    snapshot("explained-departure", &explained);
+    let json = place.run("verify tiny --trajectories runs.json --message-format json").failed(1, &[]).out;
+    let check: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!((&check["departure"]["row"], &check["departure"]["recorded"]["token"]), (&row.into(), &7.into()));
+
+    let mut talks: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(fixture("dream/chat.json")).unwrap()).unwrap();
+    talks[1]["answer_text"] = "something else".into();
+    talks[2]["messages"][0]["content"] = "Another question?".into();
+    std::fs::write(place.path("talks.json"), talks.to_string()).unwrap();
+    let out = place.run("verify tiny --conversations talks.json").failed(1, &[]).out;
+    assert!(out.contains("not \"something else\"") && out.contains("the prompt differs from byte"), "{out}");
+    std::fs::remove_file(place.path("tiny")).unwrap();
+    std::os::unix::fs::symlink(fixture("dream/tiny-sharded-bf16"), place.path("tiny")).unwrap();
+    place.run("verify tiny --conversations talks.json").failed(2, &["give its folder with `--tokenizer`"]);
+}
+
+#[test]
+fn answers_of_every_family() {
+    for family in ["sdar", "fast_dllm_v2", "dream", "llada"] {
+        let place = place(family);
+        place.run("build tiny.toml --only f32").ok();
+        let answer = |subject: &str| place.run(&format!("run {subject} --prompt Hello --max-tokens 20")).ok().out;
+        let checkpoint = answer("tiny");
+        assert_eq!(checkpoint, answer("artifacts/tiny-xnnpack-f32"), "{family}");
+        assert_eq!(checkpoint, answer("artifacts/tiny-xnnpack-f32/tiny-xnnpack-f32.pte --tokenizer tiny"), "{family}");
+        let long = "word,".repeat(600);
+        place.run(&format!("run tiny.toml --only f32 --prompt {long}")).failed(1, &["positions; this build holds 192"]);
+    }
+}
+
+#[test]
+fn originals_run_by_their_names() {
+    let place = place("llada");
+    let passes = |args: &str| {
+        let err = place.run(&format!("run tiny --prompt Hello --stats {args}")).ok().err;
+        err.split(" in ").nth(1).unwrap().split(' ').next().unwrap().parse::<usize>().unwrap()
+    };
+    let own = "--algorithm llada.gsai --max-tokens 32 --block 16";
+    assert_eq!(passes(&format!("{own} --steps 12")), 12, "every pass of the original");
+    assert_eq!(passes(&format!("{own} --steps 12 --guidance 1.5")), 12);
+    assert!(passes("--algorithm llada.nv_dual --max-tokens 32 --block 16 --threshold 0.1") <= 6);
+    assert_eq!(passes("--algorithm llada.nv --max-tokens 32 --block 16 --steps 8 --strategy random"), 8);
+    let run = |args: &str| place.run(&format!("run tiny --prompt Hello {args}"));
+    run("--algorithm llada").failed(1, &["--algorithm: there is no `llada`", "llada.gsai"]);
+    run("--algorithm dream.diffusion_generate").failed(1, &["dream.diffusion_generate is not made for llada"]);
+    run(&format!("{own} --steps 7")).failed(1, &["the number of blocks 2 must divide steps 7"]);
+    run(&format!("{own} --top-k 5")).failed(1, &["top_k is unknown to llada.gsai"]);
+    run("--strategy entropy --algorithm llada.gsai").failed(1, &["entropy is unknown to llada.gsai"]);
+
+    let dream = self::place("dream");
+    let run = |args: &str| dream.run(&format!("run tiny --prompt Hello --stats --max-tokens 24 {args}")).ok().err;
+    for alg in ["origin", "maskgit_plus", "topk_margin", "entropy"] {
+        let err = run(&format!("--algorithm dream.diffusion_generate --steps 10 --strategy {alg} --alg-temp 0.5"));
+        assert!(err.contains(" in 10 passes"), "{err}");
+    }
+    run("--algorithm dream.diffusion_generate_block --block 8 --strategy confidence_threshold --reuse prefix");
+    let sdar = self::place("sdar");
+    sdar.run("run tiny --prompt x --block 8").failed(1, &["trained for blocks of 4"]);
+}
+
+#[test]
+fn gaps_are_filled() {
+    for family in ["dream", "llada"] {
+        let place = place(family);
+        place.run("build tiny.toml --only f32").ok();
+        let fill = |subject: &str, args: &str| {
+            let mut command = place.command(format!("run {subject} --length 9 --stats {args}").trim_end());
+            command.args(["--prefix", "The small"]);
+            place.ran(command.output().unwrap()).ok()
+        };
+        let source = fill("tiny", "--suffix garden");
+        assert!(source.err.contains("9 tokens in "), "{}", source.err);
+        assert_eq!(source.out, fill("artifacts/tiny-xnnpack-f32", "--suffix garden").out);
+        assert_ne!(source.out, fill("tiny", "--suffix Numbers").out, "what follows counts");
+        fill("tiny", "");
+        place.run("run tiny --suffix end --length 4").ok();
+        place.run("run tiny --prefix a --suffix b").failed(2, &["--length"]);
+        place.run("run tiny --prefix a --length 4 --prompt b").failed(2, &["--prompt"]);
+        place.run("run artifacts/tiny-xnnpack-f32 --prefix a --length 300").failed(1, &["this build holds 192"]);
+    }
+    place("sdar").run("run tiny --prefix a --suffix b --length 4").failed(1, &["sees nothing behind a gap"]);
 }

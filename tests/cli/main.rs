@@ -199,7 +199,7 @@ fn verify_finds_what_is_wrong() {
     std::fs::write(place.path("runs.json"), runs.to_string()).unwrap();
     let said = place.run("verify tiny --trajectories runs.json");
     assert_eq!(said.status, 1);
-    assert!(said.out.contains("FAILED trajectory  sequential: pass 3 accepts"), "{}", said.out);
+    assert!(said.out.contains("FAILED trajectory  sequential: pass 3, row 2: it accepts"), "{}", said.out);
     // An artifact of another checkpoint.
     let said = place
         .run(&format!("verify artifacts/tiny-xnnpack-f32 --against {}", fixture("sdar/tiny-sharded-bf16").display()));
@@ -259,9 +259,9 @@ fn run_answers() {
     assert_eq!(answers.len(), 2);
     assert_eq!(answers[0]["answer"].as_str().unwrap(), first.out.trim_end_matches('\n'));
     place.run("run tiny --prompt x --temperature 3").failed(1, &["--temperature is 3", "between 0 and 2"]);
-    place.run("run tiny --prompt x --strategy best").failed(1, &["no strategy `best`", "sequential"]);
+    place.run("run tiny --prompt x --strategy best").failed(1, &["--strategy: there is no `best`", "sequential"]);
     let long = "word,".repeat(600);
-    place.run(&format!("run tiny.toml --prompt {long}")).failed(1, &["cached positions"]);
+    place.run(&format!("run tiny.toml --prompt {long}")).failed(1, &["need", "positions; this build holds 128"]);
 }
 
 #[test]

@@ -34,11 +34,14 @@ fn check_chat(chat: &Chat, case: &Value) {
 
 #[test]
 fn every_case_of_the_original() {
-    let (chat, cases) = (tiny(), json("sdar/tokenizer_cases.json"));
-    let (texts, chats) = (cases["encode"].as_array().unwrap(), cases["chat"].as_array().unwrap());
-    assert_eq!((texts.len(), chats.len()), (12, 4));
-    texts.iter().for_each(|case| check_text(&chat.tokenizer, case));
-    chats.iter().for_each(|case| check_chat(&chat, case));
+    for (family, conversations) in [("sdar", 4), ("fast_dllm_v2", 3), ("dream", 3), ("llada", 3)] {
+        let chat = Chat::open(&fixture(&format!("{family}/tiny"))).unwrap();
+        let cases = json(&format!("{family}/tokenizer_cases.json"));
+        let (texts, chats) = (cases["encode"].as_array().unwrap(), cases["chat"].as_array().unwrap());
+        assert_eq!((texts.len(), chats.len()), (12, conversations), "{family}");
+        texts.iter().for_each(|case| check_text(&chat.tokenizer, case));
+        chats.iter().for_each(|case| check_chat(&chat, case));
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn engines(family: &str, max_tokens: usize) -> Vec<Box<dyn Engine>> {
     diffulex_tests::engines::all(&fixture(&format!("{family}/tiny")), max_tokens, 192)
 }
 
-const ORIGINAL: Run<'static> = Run { behaviour: Behaviour::Original, seed: 0, draws: &[], all_rows: true };
+const ORIGINAL: Run<'static> = Run { behaviour: Behaviour::Original, seed: 0, limit: None, draws: &[], all_rows: true };
 
 fn go(_: &Trace, _: &Evidence<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())

@@ -1,9 +1,12 @@
 //! What a recipe says of its model must be what the checkpoint says.
 
 use diffulex_compiler::checkpoint::Checkpoint;
-use diffulex_compiler::generation::Logits;
+use diffulex_compiler::generation::{Generation, Logits};
 use diffulex_compiler::models::Decoder;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Origin};
+use diffulex_runtime::generate::{Algorithm, GenerateError};
+
+use crate::Error;
 
 /// Holds a recipe against its checkpoint.
 ///
@@ -50,6 +53,31 @@ pub(super) fn check(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<()
         wrong.extend(disagreements(sizes, &config.decoder));
     }
     if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
+}
+
+/// Holds what a recipe says of generation against its algorithm, so that it is told now and not where the artifact runs.
+///
+/// # Errors
+/// The first value that the algorithm cannot take.
+pub(super) fn check_generation(build: &recipe::Build, generation: &Generation) -> Result<(), Error> {
+    let (name, problem) = match Algorithm::try_from(generation) {
+        Ok(_) => return Ok(()),
+        Err(GenerateError::Setting { name, problem }) => (name, problem),
+        Err(other) => return Err(other.into()),
+    };
+    let g = &build.generate;
+    let origin = match name {
+        "strategy" => g.strategy.as_ref().map(|v| &v.origin),
+        "top_k" => Some(&g.top_k.origin),
+        "top_p" => Some(&g.top_p.origin),
+        _ => None,
+    };
+    let refusal = Diagnostic::refusal("generate::setting", format!("`{name}` {problem}"));
+    let refusal = match origin {
+        Some(origin) => refusal.label(origin, "not with this algorithm").label(&g.algorithm.origin, "asked for here"),
+        None => refusal.label(&g.algorithm.origin, "by this algorithm"),
+    };
+    Err(Diagnostics(vec![refusal]).into())
 }
 
 /// The sizes of the recipe that are not those of config.json.

@@ -96,7 +96,9 @@ fn generation(build: &recipe::Build, checkpoint: &Checkpoint) -> Result<Generati
              list no {texts}"
         )));
     }
-    Ok(with_tokens(build, family, checkpoint.mask_id()?, end_ids))
+    let generation = with_tokens(build, family, checkpoint.mask_id()?, end_ids);
+    agreement::check_generation(build, &generation)?;
+    Ok(generation)
 }
 
 /// What a recipe says of generation, with the tokens of a checkpoint.

@@ -327,13 +327,14 @@ struct Thresholded<'a> {
 
 impl Strategy for Thresholded<'_> {
     fn plan(&mut self, sequence: &mut Vec<u32>, _: usize) -> Option<Plan> {
-        let over = self.step >= self.steps || self.frame.is_answered(sequence);
-        (!over).then(|| self.frame.pass(sequence))
+        // Masks in the prompt itself take from the steps' shares; an answer is filled nevertheless.
+        let over = self.step >= self.steps && self.frame.behaviour == Behaviour::Original;
+        (!over && !self.frame.is_answered(sequence)).then(|| self.frame.pass(sequence))
     }
 
     fn accept(&mut self, proposals: &[Proposal], _: &mut Draws) -> Vec<usize> {
         let threshold = self.frame.dream.threshold.of_block(0);
-        let wanted = (self.base + self.carry).min(proposals.len());
+        let wanted = (self.base + self.carry).max(1).min(proposals.len());
         let accepted = sure(proposals, 1, |p| p >= threshold).min(wanted);
         self.carry = wanted - accepted;
         if self.carry > 0 && self.step + 1 == self.steps {

@@ -55,6 +55,8 @@ pub struct Run<'a> {
     pub behaviour: Behaviour,
     /// All draws follow from it.
     pub seed: u64,
+    /// Most tokens of the answer, where blocks would give more; those behind are cut off.
+    pub limit: Option<usize>,
     /// Recorded uniform numbers, used up before those of the seed.
     pub draws: &'a [f64],
     /// Asks every pass for all of its logits; without it only for those of undecided positions.
@@ -260,14 +262,17 @@ fn passes(
             accepted,
             elapsed: started.elapsed(),
         });
-        trace.update_answer(marks);
+        trace.update_answer(marks, run.limit);
         let evidence = Evidence { start: plan.feed.start, shifted, rows: &rows, logits, proposals: &proposals };
         if observer(&trace, &evidence).is_break() {
             trace.end = End::Stopped;
             break;
         }
+        if run.behaviour == Behaviour::Answer && run.limit.is_some_and(|limit| trace.answer().len() >= limit) {
+            break;
+        }
     }
-    trace.update_answer(marks);
+    trace.update_answer(marks, run.limit);
     Ok(trace)
 }
 

@@ -141,11 +141,12 @@ impl Trace {
         self.accepted.len() - first
     }
 
-    pub(super) fn update_answer(&mut self, marks: Marks<'_>) {
+    pub(super) fn update_answer(&mut self, marks: Marks<'_>, limit: Option<usize>) {
         let new = self.prompt.min(self.tokens.len())..self.tokens.len().saturating_sub(self.suffix);
         let (answer, ended) = marks.answer(&self.tokens[new]);
-        self.answer = answer.len();
-        if ended && self.end == End::Length {
+        let within = limit.is_none_or(|limit| answer.len() <= limit);
+        self.answer = limit.map_or(answer.len(), |limit| limit.min(answer.len()));
+        if ended && within && self.end == End::Length {
             self.end = End::EndToken;
         }
     }

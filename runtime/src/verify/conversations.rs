@@ -10,7 +10,7 @@ use super::departure::{Comparison, Departure, Recording};
 use super::trajectories::algorithm;
 use super::{Check, VerifyError, read_json};
 use crate::chat::{Chat, ChatError, Message, Special, TextStream, Variables};
-use crate::generate::{Algorithm, Behaviour, Run, generate};
+use crate::generate::{Algorithm, Behaviour, Evidence, GenerateError, Run, Trace, generate};
 use crate::session::Session;
 
 /// A recorded conversation.
@@ -66,7 +66,7 @@ pub struct Text<'a> {
 /// Holds one conversation: prompt text, prompt ids, generated ids, answer.
 ///
 /// # Errors
-/// When the run cannot be carried out.
+/// When the run cannot be carried out. One that does not fit the engine has failed.
 pub fn check(
     session: &mut Session,
     text: &Text<'_>,
@@ -91,8 +91,11 @@ pub fn check(
     let recording = Recording { forwards: None, accepted: None, rows: None, output: entry.output_ids.clone() };
     let mut comparison = Comparison::new(&recording, algorithm);
     let run = Run { behaviour: Behaviour::Original, all_rows, ..Run::default() };
-    let trace =
-        generate(session, algorithm, &entry.prompt_ids, run, &mut |trace, evidence| comparison.see(trace, evidence))?;
+    let see = &mut |trace: &Trace, evidence: &Evidence<'_>| comparison.see(trace, evidence);
+    let trace = match generate(session, algorithm, &entry.prompt_ids, run, see) {
+        Err(error @ GenerateError::TooLong { .. }) => return Ok(result(Some(error.to_string()), None)),
+        ran => ran?,
+    };
     let departure = comparison.finish(&trace);
     let difference = match departure {
         Some(_) => None,

@@ -79,6 +79,13 @@ pub struct Candidate {
     pub recorded_probability: Option<f32>,
 }
 
+impl Departure {
+    /// A run that could not even begin.
+    pub(super) fn at_the_start(what: String) -> Departure {
+        Departure { pass: 0, row: None, what, recorded: None, found: None }
+    }
+}
+
 impl Forward {
     /// A pass as a recording of its family writes it: where attention goes by blocks, the cached positions are those
     /// before the block.

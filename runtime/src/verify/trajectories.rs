@@ -6,9 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::departure::{Comparison, Forward, Recording};
+use super::departure::{Comparison, Departure, Forward, Recording};
 use super::{Check, VerifyError, read_json};
-use crate::generate::{Algorithm, Behaviour, Run, generate};
+use crate::generate::{Algorithm, Behaviour, GenerateError, Run, generate};
 use crate::session::Session;
 
 /// A recorded run.
@@ -118,20 +118,18 @@ pub(super) fn algorithm(name: &str, params: &Map<String, Value>) -> Result<Algor
 /// be named in the result; else only those that decide something, or that were recorded.
 ///
 /// # Errors
-/// When the run cannot be carried out, for one because the sequence does not fit the cache.
+/// When the run cannot be carried out. One that does not fit the engine has failed.
 pub fn check(session: &mut Session, trajectory: &Trajectory, all_rows: bool) -> Result<Check, VerifyError> {
     let Trajectory { name, algorithm, prompt, draws, recording } = trajectory;
     session.attend(algorithm.attention())?;
     let all_rows = all_rows || recording.rows.is_some();
-    let run = Run { behaviour: Behaviour::Original, seed: 0, draws, all_rows };
+    let run = Run { behaviour: Behaviour::Original, draws, all_rows, ..Run::default() };
     let mut comparison = Comparison::new(recording, algorithm);
-    let trace = generate(session, algorithm, prompt, run, &mut |trace, evidence| comparison.see(trace, evidence))?;
-    let departure = comparison.finish(&trace);
-    Ok(Check::Trajectory {
-        name: name.clone(),
-        passes: trace.passes.len(),
-        tokens: trace.tokens.len(),
-        passed: departure.is_none(),
-        departure,
-    })
+    let ran = generate(session, algorithm, prompt, run, &mut |trace, evidence| comparison.see(trace, evidence));
+    let (passes, tokens, departure) = match ran {
+        Ok(trace) => (trace.passes.len(), trace.tokens.len(), comparison.finish(&trace)),
+        Err(error @ GenerateError::TooLong { .. }) => (0, 0, Some(Departure::at_the_start(error.to_string()))),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Check::Trajectory { name: name.clone(), passes, tokens, passed: departure.is_none(), departure })
 }
