@@ -7,7 +7,7 @@ use diffulex_compiler::generation::Generation;
 use diffulex_runtime::chat::{Chat, Message, TextStream, Variables};
 use diffulex_runtime::engine::Engine;
 use diffulex_runtime::generate::{Algorithm, Behaviour, Evidence, Run, Trace, infill};
-use diffulex_runtime::session::{Attention, Session};
+use diffulex_runtime::session::Session;
 
 use crate::Error;
 
@@ -34,18 +34,14 @@ impl Model {
     ) -> Result<Model, Error> {
         let algorithm = Algorithm::try_from(generation)?;
         let session = Session::new(engine, algorithm.attention())?;
-        let limit = Some(generation.max_tokens as usize);
+        let limit = (behaviour == Behaviour::Answer).then_some(generation.max_tokens as usize);
         let run = Run { behaviour, seed: generation.seed, limit, ..Run::default() };
         Ok(Model { session, chat: Chat::open(text)?, algorithm, run })
     }
 
-    /// Positions that there is room for: those of the cache or, where a pass takes the whole sequence, of a pass.
+    /// Positions that there is room for: see [`Algorithm::room`].
     pub fn room(&self) -> usize {
-        let shape = self.session.shape();
-        match self.session.attention() {
-            Attention::BlockCausal(_) => shape.max_cache,
-            Attention::Full => shape.max_tokens,
-        }
+        self.algorithm.room(self.session.shape())
     }
 
     /// The prompt of a conversation, as text and ids.
@@ -65,17 +61,19 @@ impl Model {
     }
 
     /// Answers; `print` gets each piece of text as soon as it is settled, and ends the answer with `Break`. The answer
-    /// is cut to what there is room for.
+    /// is cut to what there is room for, unless an original is to be run as it is.
     ///
     /// # Errors
-    /// When the prompt does not fit, or a pass fails.
+    /// When the prompt, or the canvas of an original, does not fit, or a pass fails.
     pub fn answer(
         &mut self,
         prompt: &[u32],
         print: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<(String, Trace), Error> {
         let mut algorithm = self.algorithm.clone();
-        algorithm.fit(prompt.len(), self.session.shape());
+        if self.run.behaviour == Behaviour::Answer {
+            algorithm.fit(prompt.len(), self.session.shape());
+        }
         self.fill(&algorithm, prompt, &[], print)
     }
 

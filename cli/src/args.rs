@@ -28,7 +28,7 @@ pub(crate) enum Command {
     /// Prove an artifact equal to its source, or a checkpoint equal to recorded runs
     Verify(Verify),
     /// Answer a prompt with a recipe, an artifact or a checkpoint
-    Run(Run),
+    Run(Box<Run>),
 }
 
 /// Where recipes find checkpoints and builds go.
@@ -240,7 +240,7 @@ pub(crate) struct Sampling {
     pub(crate) top_p: Option<f32>,
     /// Accept tokens above this confidence
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    pub(crate) threshold: Option<f32>,
+    pub(crate) threshold: Option<f64>,
     /// Passes that a block (SDAR) or the whole answer (Dream, LLaDA) is meant to take
     #[arg(long, value_name = "N")]
     pub(crate) steps: Option<u32>,

@@ -42,9 +42,9 @@ pub struct Opened {
     pub source: Arc<dyn WeightSource>,
     /// The family; a bare artifact of another writer may not tell.
     pub family: Option<Family>,
-    /// What a host must know; a bare artifact of another writer may lack it, and so may a checkpoint without its
-    /// tokenizer.
-    pub generation: Option<Generation>,
+    /// What a host must know, or why it is not known: a bare artifact of another writer may lack it, and a checkpoint
+    /// without its tokenizer.
+    pub generation: Result<Generation, String>,
     /// The block length that the model itself states; where it does not, that of `generation` is the family's.
     pub block: Option<u32>,
     /// The folder with tokenizer and chat template, where there is one.
@@ -95,6 +95,9 @@ pub fn open(path: &Path, block: Option<u32>) -> Result<Opened, Error> {
     }
 }
 
+const NOT_SAID: &str =
+    "the artifact says neither its mask token nor how to generate; run the folder or the recipe it came from";
+
 /// Opens a bare artifact.
 ///
 /// # Errors
@@ -110,7 +113,7 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
         module,
         source: read.source,
         family: read.generation.as_ref().map(|g| g.family),
-        generation: read.generation,
+        generation: read.generation.ok_or_else(|| NOT_SAID.into()),
         block,
         text: None,
         artifact: Some(file.into()),
@@ -131,13 +134,14 @@ pub fn bundle(folder: &Path) -> Result<Opened, Error> {
     let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
     let file = folder.join("generation.json");
     let generation = match std::fs::read(&file) {
-        Ok(text) => Some(serde_json::from_slice(&text).map_err(|e| Error::Usage(format!("{}: {e}", file.display())))?),
-        Err(_) => opened.generation,
+        Ok(text) => Ok(serde_json::from_slice(&text).map_err(|e| Error::Usage(format!("{}: {e}", file.display())))?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => opened.generation,
+        Err(error) => return Err(Error::io(file)(error)),
     };
     Ok(Opened {
         name: manifest.name,
-        family: generation.as_ref().map(|g: &Generation| g.family),
-        block: generation.as_ref().map(|g| g.block),
+        family: generation.as_ref().ok().map(|g: &Generation| g.family),
+        block: generation.as_ref().ok().map(|g| g.block),
         generation,
         text,
         ..opened
@@ -183,7 +187,8 @@ fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Resul
     let module = passes::run(imported, &wanted, scheme.unwrap_or(&unused), &mut |_| {}).map_err(Box::new)?;
     let block = block.or(config.block);
     let tokens = checkpoint.mask_id().and_then(|mask| Ok((mask, checkpoint.end_ids()?)));
-    let generation = tokens.ok().map(|(mask, ends)| Generation::defaults(config.family, block, mask, ends));
+    let defaults = |(mask, ends)| Generation::defaults(config.family, block, mask, ends);
+    let generation = tokens.map(defaults).map_err(|why| why.to_string());
     let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
     let family = Some(config.family);
     Ok(Opened { name, module, source: checkpoint.clone(), family, generation, block, text, artifact: None })

@@ -1,4 +1,8 @@
-//! Proving an artifact equal to its source, and a source equal to recordings.
+//! Proving an artifact equal to its source, and anything equal to recordings.
+
+mod recordings;
+
+pub use recordings::{Recordings, recordings};
 
 use std::path::{Path, PathBuf};
 
@@ -6,9 +10,7 @@ use diffulex_compiler::generation::Generation;
 use diffulex_runtime::chat::{Chat, Message, Variables};
 use diffulex_runtime::generate::Algorithm;
 use diffulex_runtime::session::{Attention, Session};
-use diffulex_runtime::tract::TractEngine;
-use diffulex_runtime::verify::trajectories::{self, Trajectory};
-use diffulex_runtime::verify::{Check, Limits, conversations, numbers, reference, replies, weights};
+use diffulex_runtime::verify::{Check, Limits, numbers, replies, weights};
 use diffulex_targets::artifact::Manifest;
 
 use crate::Error;
@@ -26,7 +28,7 @@ const PROMPTS: [&str; 4] = [
 const NOISE: [f64; 4] = [0.25, 0.5, 0.75, 1.0];
 /// Longest sequence of a comparison.
 const LENGTH: usize = 96;
-/// New tokens of a compared reply.
+/// New tokens of a compared reply, about.
 const REPLY: usize = 48;
 
 /// Gets each check as it is finished.
@@ -66,19 +68,16 @@ pub fn artifact(
 ) -> Result<(), Error> {
     let source = subject::checkpoint(checkpoint, artifact.block)?;
     let rounded = subject::checkpoint_like(checkpoint, artifact.block, &artifact.module)?;
-    let generation = source.generation.as_ref().or(artifact.generation.as_ref());
-    let generation = generation.ok_or_else(|| Error::Usage(no_facts(checkpoint)))?;
+    let known = artifact.generation.as_ref().or(source.generation.as_ref());
+    let generation = known.map_err(|why| Error::Usage(format!("no masked block can be fed: {why}")))?;
     let attention = Attention::from(generation);
     let session = |opened: &Opened, choice| Ok::<_, Error>(Session::new(opened.engine(choice)?, attention)?);
     let mut exact = session(&rounded, &EngineChoice::Tract)?;
     let mut other = session(artifact, engine)?;
     let prompts = prompts(artifact.text.as_deref().or(source.text.as_deref()), other.shape().vocab)?;
-    let shape = other.shape();
-    let room = match attention {
-        Attention::BlockCausal(_) => shape.max_cache,
-        Attention::Full => shape.max_cache.min(shape.max_tokens),
-    };
-    let cases = cases(&prompts, generation.mask_id, LENGTH.min(room));
+    let greedy = Algorithm::try_from(&Generation { temperature: 0.0, ..generation.clone() })?;
+    let room = greedy.room(other.shape());
+    let cases = cases(&prompts, generation.mask_id, LENGTH.min(room).min(other.shape().max_cache));
 
     let theirs = (&artifact.module, artifact.source.as_ref());
     report(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
@@ -101,124 +100,15 @@ pub fn artifact(
             report(Check::Numbers(numbers::compare(&mut tract, &mut other, &name, tokens, exactly)?));
         }
     }
-    let max_tokens = REPLY.min(room) as u32;
-    let greedy = Generation { temperature: 0.0, max_tokens, ..generation.clone() };
     for (name, tokens) in &prompts {
         // Half of the room is the answer's.
         let tokens = &tokens[..tokens.len().min((room / 2).max(1))];
-        let mut algorithm = Algorithm::try_from(&greedy)?;
+        let mut algorithm = greedy.clone();
         algorithm.fit(tokens.len(), other.shape());
+        algorithm.shorten(REPLY);
         report(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, explain)?);
     }
     Ok(())
-}
-
-/// What was recorded, by file.
-#[derive(Clone, Copy, Debug)]
-pub struct Recordings<'a> {
-    /// Logits.
-    pub references: &'a [PathBuf],
-    /// Generation runs.
-    pub trajectories: &'a [PathBuf],
-    /// Conversations.
-    pub conversations: &'a [PathBuf],
-    /// Block length of the attention, where it is not the model's own.
-    pub block: Option<u32>,
-    /// The folder of the tokenizer, where it is not the model's own.
-    pub tokenizer: Option<&'a Path>,
-    /// Asks for all rows, so that a departing one can be named whichever it is.
-    pub explain: bool,
-}
-
-/// Recorded logits, runs and conversations against whatever was opened.
-///
-/// # Errors
-/// When a recording cannot be read or a pass cannot be run.
-pub fn recordings(
-    opened: &Opened,
-    engine: &EngineChoice,
-    recordings: &Recordings<'_>,
-    report: &mut Report<'_>,
-) -> Result<(), Error> {
-    let runs = recordings.trajectories.iter().map(|file| trajectories::read(file)).collect::<Result<Vec<_>, _>>()?;
-    let talks = recordings.conversations.iter().map(|file| conversations::read(file)).collect::<Result<Vec<_>, _>>()?;
-    if !recordings.references.is_empty() {
-        let attention = attention(opened, recordings.block, &runs)?;
-        logits(opened, engine, attention, recordings.references, report)?;
-    }
-    for run in runs.iter().flatten().take(1) {
-        let mut session = Session::new(opened.engine(engine)?, run.algorithm.attention())?;
-        for trajectory in runs.iter().flatten() {
-            report(trajectories::check(&mut session, trajectory, recordings.explain)?);
-        }
-    }
-    for talk in talks.iter().flatten().take(1) {
-        let folder = recordings.tokenizer.or(opened.text.as_deref());
-        let folder = folder.ok_or_else(|| Error::Usage(format!("{}: {NO_TOKENIZER}", opened.name)))?;
-        let chat = Chat::open(folder)?;
-        let end_ids = opened.generation.as_ref().map(|g| g.end_ids.as_slice());
-        let text = conversations::Text { chat: &chat, end_ids };
-        let mut session = Session::new(opened.engine(engine)?, talk.algorithm.attention())?;
-        for (number, talk) in talks.iter().flatten().enumerate() {
-            report(conversations::check(&mut session, &text, number, talk, recordings.explain)?);
-        }
-    }
-    Ok(())
-}
-
-const NO_TOKENIZER: &str = "has no tokenizer beside it: give its folder with `--tokenizer`";
-
-/// Recorded logits, case by case.
-fn logits(
-    opened: &Opened,
-    engine: &EngineChoice,
-    attention: Attention,
-    files: &[PathBuf],
-    report: &mut Report<'_>,
-) -> Result<(), Error> {
-    let limits = Limits::of(&opened.module);
-    for file in files {
-        let cases = reference::read(file)?;
-        let engine = match engine {
-            // Only our engine shows what is inside, and only what was imported has the names of the parts.
-            EngineChoice::Tract if opened.artifact.is_none() => {
-                let taps = reference::taps(&opened.module);
-                Box::new(TractEngine::with_taps(&opened.module, opened.source.clone(), &taps)?)
-            }
-            _ => opened.engine(engine)?,
-        };
-        let mut session = Session::new(engine, attention)?;
-        for case in &cases {
-            let largest = case.logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-            // A checkpoint is its own source, and so is an f32 artifact; other encodings may differ by their own limit.
-            let limit = match limits == Limits::same_weights() || opened.artifact.is_none() {
-                true => reference::LOGITS_LIMIT,
-                false => limits.max_error * largest,
-            };
-            report(reference::check(&mut session, case, limit)?);
-        }
-    }
-    Ok(())
-}
-
-/// How tokens attend: as asked for, as the model tells, as all recorded runs do.
-fn attention(opened: &Opened, block: Option<u32>, runs: &[Vec<Trajectory>]) -> Result<Attention, Error> {
-    let mut recorded = runs.iter().flatten().map(|run| run.algorithm.attention());
-    let first = recorded.next();
-    let shared = first.filter(|first| recorded.all(|other| other == *first));
-    let length = match shared {
-        Some(Attention::BlockCausal(block)) => Some(block as u32),
-        _ => None,
-    };
-    match (block, opened.attention(length)) {
-        (Some(_), Some(Attention::Full)) => {
-            Err(Error::Usage(format!("{} attends to everything; `--block` has no meaning for it", opened.name)))
-        }
-        (Some(block), _) => Ok(Attention::BlockCausal(block as usize)),
-        (None, known) => known.or(shared).ok_or_else(|| {
-            Error::Usage(format!("{} does not say how its tokens attend: give `--block N`", opened.name))
-        }),
-    }
 }
 
 /// Prompts as token ids: in chat form where the model has a template, random ids where there is no tokenizer.
@@ -258,13 +148,6 @@ fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     let x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^ (x >> 33)
-}
-
-fn no_facts(checkpoint: &Path) -> String {
-    let folder = checkpoint.display();
-    format!(
-        "{folder}: neither config.json nor the tokenizer's files name the mask token, so no masked block can be fed"
-    )
 }
 
 /// The checkpoint that an artifact's folder was made from, where it lies here or under `models` as the recipe named it,

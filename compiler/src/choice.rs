@@ -44,14 +44,14 @@ pub(crate) use choices;
 
 #[cfg(test)]
 mod tests {
-    use crate::generation::Remasking;
+    use crate::generation::Strategy;
     use crate::ir::Encoding;
 
     #[test]
     fn words_and_variants_agree() {
-        for &name in Remasking::NAMES {
-            assert_eq!(Remasking::from_name(name).map(Remasking::name), Some(name));
-            let json = serde_json::to_string(&Remasking::from_name(name)).unwrap();
+        for &name in Strategy::NAMES {
+            assert_eq!(Strategy::from_name(name).map(Strategy::name), Some(name));
+            let json = serde_json::to_string(&Strategy::from_name(name)).unwrap();
             assert_eq!(json, format!("{name:?}"));
         }
         assert_eq!(Encoding::from_name("bf16"), Some(Encoding::BF16));

@@ -48,7 +48,7 @@ choices! {
 
 choices! {
     /// Which masks a pass fills.
-    Remasking {
+    Strategy {
         /// SDAR: the step's quota, from the first mask on.
         Sequential = "sequential",
         /// SDAR: the step's quota, the most confident ones.
@@ -126,12 +126,12 @@ pub struct Generation {
     pub algorithm: Algorithm,
     /// Which masks a pass fills, where the algorithm leaves the choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strategy: Option<Remasking>,
+    pub strategy: Option<Strategy>,
     /// Passes that a block (SDAR) or the whole answer (Dream, LLaDA) is meant to take; without it one a token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
     /// Confidence above which tokens are accepted, one a block; the last repeats.
-    pub threshold: Vec<f32>,
+    pub threshold: Vec<f64>,
     /// Tokens of a small block (Fast-dLLM v2); without it the block is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub small_block: Option<u32>,
@@ -194,22 +194,21 @@ impl Generation {
         match family {
             Family::Sdar => Generation {
                 algorithm: Algorithm::SdarBlockDiffusion,
-                strategy: Some(Remasking::LowConfidenceDynamic),
-                steps: Some(block),
+                strategy: Some(Strategy::LowConfidenceDynamic),
                 ..common
             },
             Family::FastDllmV2 => {
                 Generation { algorithm: Algorithm::FastDllmGenerate, small_block: Some(block.min(8)), ..common }
             }
             Family::Dream => Generation {
-                strategy: Some(Remasking::Entropy),
+                strategy: Some(Strategy::Entropy),
                 reuse: Reuse::Dual,
                 window: Some(128),
                 eps: Some(0.001),
                 ..common
             },
             Family::Llada => {
-                Generation { strategy: Some(Remasking::LowConfidence), reuse: Reuse::Dual, window: Some(128), ..common }
+                Generation { strategy: Some(Strategy::LowConfidence), reuse: Reuse::Dual, window: Some(128), ..common }
             }
         }
     }

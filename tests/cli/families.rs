@@ -75,7 +75,10 @@ fn a_recipe_must_agree_with_its_checkpoint() {
     );
     place.run("build tiny.toml --set generate.strategy=entropy --set generate.algorithm=llada.gsai").failed(
         1,
-        &["error[generate::setting]: `strategy` entropy is unknown to llada.gsai", "not with this algorithm"],
+        &[
+            "error[generate::setting]: `strategy` is entropy, which this algorithm does not know",
+            "not with this algorithm",
+        ],
     );
     place.run("build tiny.toml --set model.family=dream").failed(1, &["the checkpoint is of family `llada`"]);
     place.run("build tiny.toml --set shape.cache=1024").failed(1, &["the model knows 512 positions"]);
@@ -190,9 +193,16 @@ fn originals_run_by_their_names() {
     let run = |args: &str| place.run(&format!("run tiny --prompt Hello {args}"));
     run("--algorithm llada").failed(1, &["--algorithm: there is no `llada`", "llada.gsai"]);
     run("--algorithm dream.diffusion_generate").failed(1, &["dream.diffusion_generate is not made for llada"]);
-    run(&format!("{own} --steps 7")).failed(1, &["the number of blocks 2 must divide steps 7"]);
-    run(&format!("{own} --top-k 5")).failed(1, &["top_k is unknown to llada.gsai"]);
-    run("--strategy entropy --algorithm llada.gsai").failed(1, &["entropy is unknown to llada.gsai"]);
+    run(&format!("{own} --steps 7")).failed(1, &["the number of blocks 2 must divide steps 7 (steps is --steps)"]);
+    run(&format!("{own} --top-k 5")).failed(1, &["--top-k has no meaning for llada.gsai", "--guidance"]);
+    run("--algorithm llada.gsai --max-tokens 30 --block 16 --steps 30").failed(
+        1,
+        &["block_length 16 must divide gen_length 30 (gen_length is --max-tokens, block_length is --block)"],
+    );
+    run("--guidance 3").failed(1, &["--guidance has no meaning for diffulex.canvas, which takes --block, --window"]);
+    run("--reuse block").failed(1, &["reuse is block, but diffulex.canvas knows none, prefix, dual"]);
+    run("--algorithm llada.nv --steps 8 --threshold 0.5").failed(1, &["two ways to choose"]);
+    run("--strategy entropy --algorithm llada.gsai").failed(1, &["strategy is entropy", "low_confidence, random"]);
 
     let dream = self::place("dream");
     let run = |args: &str| dream.run(&format!("run tiny --prompt Hello --stats --max-tokens 24 {args}")).ok().err;

@@ -12,7 +12,7 @@ use diffulex_compiler::checkpoint::{Checkpoint, names};
 use diffulex_compiler::generation::Family;
 use diffulex_compiler::ir::types::Encoding;
 use diffulex_compiler::ir::{self, WeightSource};
-use diffulex_compiler::models::Decoder;
+use diffulex_compiler::models::{Decoder, qwen};
 use diffulex_compiler::quant;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -353,7 +353,7 @@ fn every_tensor_may_have_its_own_type() {
     };
     let folder = Folder::new(&DECODER, &encoding);
     let checkpoint = open(&folder);
-    for expected in names::expected(&DECODER, names::usual) {
+    for expected in names::expected(&DECODER, qwen::stored_name) {
         let stored = &folder.tensors[folder.at(&expected.stored)];
         let tensor = checkpoint.tensor(&expected.name).unwrap();
         assert_eq!(
@@ -377,7 +377,7 @@ fn one_file_or_several() {
     let files: Vec<_> = sharded.files().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(files, ["a-1-of-2.safetensors", "b-2-of-2.safetensors"]);
     assert_eq!(single.files().count(), 1);
-    for expected in names::expected(&DECODER, names::usual) {
+    for expected in names::expected(&DECODER, qwen::stored_name) {
         assert_eq!(numbers(&single, &expected.name), numbers(&sharded, &expected.name), "{}", expected.name);
     }
 }
@@ -738,7 +738,7 @@ proptest! {
         folder.write("model.safetensors", &bytes);
         match Checkpoint::open(folder.dir.path()) {
             Err(error) => prop_assert!(error.to_string().contains("tensors"), "{}", error),
-            Ok(checkpoint) => names::expected(&DECODER, names::usual).iter().for_each(|e| drop(numbers(&checkpoint, &e.name))),
+            Ok(checkpoint) => names::expected(&DECODER, qwen::stored_name).iter().for_each(|e| drop(numbers(&checkpoint, &e.name))),
         }
     }
 

@@ -3,11 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 use diffulex_compiler::checkpoint::Checkpoint;
-use diffulex_compiler::generation::{self, Family, Generation, Logits, Reuse};
+use diffulex_compiler::generation::{self, Family, Generation, Logits, Reuse, Strategy};
 use diffulex_runtime::chat::{Chat, Message, Special, TextStream};
 use diffulex_runtime::engine::Engine;
 use diffulex_runtime::generate::dream::Schedule;
-use diffulex_runtime::generate::sdar::Remasking;
 use diffulex_runtime::generate::{
     Algorithm, Behaviour, Canvas, End, Evidence, GenerateError, Ids, Pass, Run, Sdar, Thresholds, Trace, generate,
     infill,
@@ -90,13 +89,12 @@ fn check(engine: Box<dyn Engine>, recorded: &Value) {
     let draws: Vec<Vec<f64>> = serde_json::from_value(recorded["uniform_draws_per_pass"].clone()).unwrap_or_default();
     let draws = draws.concat();
     let mut session = Session::new(engine, algorithm.attention()).unwrap();
-    let mut rows: Vec<Vec<(u32, f32)>> = vec![];
+    let mut rows: Vec<Vec<(u32, f64)>> = vec![];
     let mut see = |_: &Trace, evidence: &Evidence<'_>| {
         let best = |row: &[f32]| {
-            let mut row = row.to_vec();
-            softmax(&mut row);
-            let token = argmax(&row);
-            (token as u32, row[token])
+            let distribution = softmax(row);
+            let token = argmax(&distribution);
+            (token as u32, distribution[token])
         };
         rows.push(evidence.logits.chunks(evidence.logits.len() / evidence.rows.len()).map(best).collect());
         ControlFlow::Continue(())
@@ -109,7 +107,7 @@ fn check(engine: Box<dyn Engine>, recorded: &Value) {
             let tokens: Vec<u32> = got.iter().map(|&(token, _)| token).collect();
             assert_eq!(tokens, ids(&want[0]), "{name}, pass {pass}");
             for ((_, got), want) in got.iter().zip(want[1].as_array().unwrap()) {
-                let off = (f64::from(*got) - want.as_f64().unwrap()).abs();
+                let off = (got - want.as_f64().unwrap()).abs();
                 assert!(off < 1e-4, "{name}, pass {pass}: {got} where {want} is right");
             }
         }
@@ -375,7 +373,7 @@ fn a_second_turn_with_shifted_logits() {
 #[test]
 fn the_observer_ends_a_run() {
     for engine in engines("sdar", 128) {
-        let sdar = Sdar { remasking_strategy: Remasking::LowConfidenceStatic, ..Sdar::new(356) };
+        let sdar = Sdar { remasking_strategy: Strategy::LowConfidenceStatic, ..Sdar::new(356) };
         let mut session = Session::new(engine, sdar.attention()).unwrap();
         let algorithm = Algorithm::Sdar(Sdar { gen_length: 24, ..sdar });
         let mut stop = |trace: &Trace, _: &Evidence<'_>| match trace.passes.len() {
@@ -425,10 +423,11 @@ fn the_schedule_of_dream() {
     let settings = json("dream/schedule.json");
     for setting in settings.as_array().unwrap() {
         let steps = setting["steps"].as_u64().unwrap() as usize;
-        let schedule = Schedule::new(steps, setting["eps"].as_f64().unwrap() as f32);
+        let schedule = Schedule { steps, eps: setting["eps"].as_f64().unwrap() as f32 };
         if let Some(points) = setting["timesteps"].as_array() {
             let want: Vec<f32> = points.iter().map(|p| p.as_f64().unwrap() as f32).collect();
-            assert_eq!(schedule.points, want, "{steps} steps");
+            let points: Vec<f32> = (0..=steps).map(|step| schedule.point(step)).collect();
+            assert_eq!(points, want, "{steps} steps");
         }
         let mut left = setting["masks"].as_u64().unwrap() as usize;
         for (step, want) in setting["filled"].as_array().unwrap().iter().enumerate() {
@@ -446,7 +445,7 @@ fn canvas(recorded: &Value, logits: Logits) -> Canvas {
         max_tokens: number("gen_length"),
         block_length: number("block_length"),
         window: number("gen_length"),
-        threshold: Thresholds(vec![params["threshold"].as_f64().unwrap() as f32]),
+        threshold: Thresholds(vec![params["threshold"].as_f64().unwrap()]),
         reuse: Reuse::None,
         ..Canvas::new(logits, number("mask_id") as u32)
     }
@@ -530,6 +529,7 @@ fn gaps_are_filled_and_nothing_else() {
             }
         }
     }
+    by_hand();
     // What follows the gap counts: another suffix, another filling.
     let filled = |suffix: &[u32]| {
         let algorithm = Algorithm::Canvas(Canvas { max_tokens: 6, ..Canvas::new(Logits::Aligned, 344) });
@@ -541,6 +541,35 @@ fn gaps_are_filled_and_nothing_else() {
     let mut session = Session::new(engines("sdar", 128).swap_remove(1), algorithm.attention()).unwrap();
     let refused = infill(&mut session, &algorithm, &[1], &[2], Run::default(), &mut go);
     assert!(matches!(refused, Err(GenerateError::Suffix(_))));
+}
+
+/// One token a pass, nothing reused: the surest mask of the gap gets its best token, pass by pass, on the plain engine.
+fn by_hand() {
+    for (family, logits, shift) in [("dream", Logits::Shifted, 1), ("llada", Logits::Aligned, 0)] {
+        let mask = Checkpoint::open(&fixture(&format!("{family}/tiny"))).unwrap().mask_id().unwrap();
+        let (prefix, suffix) = ([11, 22, 33], [44, 55]);
+        let mut tokens = [&prefix[..], &[mask; 7], &suffix].concat();
+        let mut session = Session::new(engines(family, 128).swap_remove(0), Attention::Full).unwrap();
+        while tokens.contains(&mask) {
+            let rows: Vec<u32> = (0..tokens.len() as u32).collect();
+            let all = session.pass(&tokens, 0, &rows, Store::Discard).unwrap();
+            let width = all.len() / tokens.len();
+            let best = |position: usize| {
+                let row = softmax(&all[(position - shift) * width..][..width]);
+                let token = argmax(&row);
+                (row[token], position, token as u32)
+            };
+            let undecided = (0..tokens.len()).filter(|&position| tokens[position] == mask).map(best);
+            let (_, position, token) = undecided.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+            assert_ne!(token, mask, "the prompt was chosen so that the model never wants the mask");
+            tokens[position] = token;
+        }
+        let canvas = Canvas { max_tokens: 7, block_length: 7, reuse: Reuse::None, ..Canvas::new(logits, mask) };
+        let algorithm = Algorithm::Canvas(Canvas { threshold: 1.0.into(), ..canvas });
+        let mut session = Session::new(engines(family, 128).swap_remove(1), Attention::Full).unwrap();
+        let trace = infill(&mut session, &algorithm, &prefix, &suffix, Run::default(), &mut go).unwrap();
+        assert_eq!((&trace.tokens, trace.passes.len()), (&tokens, 7), "{family}");
+    }
 }
 
 /// What does not fit is shortened, to whole blocks where the algorithm wants them, and then runs.

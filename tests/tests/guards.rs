@@ -1,14 +1,14 @@
 //! What the original leaves open or does wrong in generation, on an engine whose logits are known.
 #![allow(clippy::unwrap_used, reason = "a test may")]
+#![allow(clippy::disallowed_methods, reason = "judged within a tolerance, so the platform's functions will do")]
 
-use diffulex_compiler::generation::Logits;
+use diffulex_compiler::generation::{Logits, Reuse, Strategy};
 use diffulex_runtime::engine::{Engine, EngineError, EngineShape, LayerRows, StepInput, StepOutput};
-use diffulex_runtime::generate::sdar::Remasking;
 use diffulex_runtime::generate::{
-    Algorithm, Behaviour, Canvas, Dream, End, FastDllm, GenerateError, Ids, Llada, Run, Sdar, Trace, dream, generate,
-    llada,
+    Algorithm, Behaviour, Canvas, Dream, End, Evidence, FastDllm, GenerateError, Ids, Llada, Run, Sdar, Thresholds,
+    Trace, generate, infill,
 };
-use diffulex_runtime::session::Session;
+use diffulex_runtime::session::{Attention, Session};
 use std::ops::ControlFlow;
 
 const ORIGINAL: Run<'static> =
@@ -69,7 +69,7 @@ impl Engine for Fixed {
 
 #[test]
 fn a_quota_never_overwrites_the_prompt() {
-    for strategy in [Remasking::Sequential, Remasking::LowConfidenceStatic, Remasking::LowConfidenceDynamic] {
+    for strategy in [Strategy::Sequential, Strategy::LowConfidenceStatic, Strategy::LowConfidenceDynamic] {
         for behaviour in [Behaviour::Answer, Behaviour::Original] {
             // One step for a block of four, of which the prompt holds three: the original would take four.
             let sdar =
@@ -135,7 +135,7 @@ fn what_cannot_run_is_an_error() {
     for (name, wrong) in [
         ("gen_length", Sdar { gen_length: 0, ..sdar.clone() }),
         ("denoising_steps", Sdar { denoising_steps: 0, ..sdar.clone() }),
-        ("confidence_threshold", Sdar { confidence_threshold: f32::NAN.into(), ..sdar.clone() }),
+        ("confidence_threshold", Sdar { confidence_threshold: f64::NAN.into(), ..sdar.clone() }),
         ("mask_id", Sdar { mask_id: 10, ..sdar.clone() }),
     ] {
         assert!(matches!(fails(&wrong, &[1]), GenerateError::Setting { name: n, .. } if n == name));
@@ -160,16 +160,16 @@ fn every_algorithm(end: u32) -> Vec<Algorithm> {
     let dream = Dream { max_new_tokens: 8, steps: 8, end_ids: ends.clone(), ..Dream::new(mask) };
     let block = |alg, dual_cache| Dream { alg, dual_cache, block_length: Some(4), ..dream.clone() };
     let llada = Llada { gen_length: 8, block_length: 4, steps: 4, end_ids: ends.clone(), ..Llada::new(mask) };
-    let random = Llada { remasking: llada::Remasking::Random, ..llada.clone() };
+    let random = Llada { remasking: Strategy::Random, ..llada.clone() };
     let canvas = |logits| Canvas { max_tokens: 8, block_length: 4, end_ids: ends.clone(), ..Canvas::new(logits, mask) };
     let mut all = vec![
         Algorithm::Sdar(Sdar { gen_length: 8, stopping_criteria_idx: ends.clone(), ..Sdar::new(mask) }),
         Algorithm::FastDllm(fast.clone()),
         Algorithm::FastDllm(FastDllm { use_block_cache: true, ..fast.clone() }),
         Algorithm::FastDllmBatch(fast.clone()),
-        Algorithm::DreamThreshold(dream.clone()),
-        Algorithm::DreamBlock(block(dream::Alg::Entropy, false)),
-        Algorithm::DreamBlock(block(dream::Alg::ConfidenceThreshold, true)),
+        Algorithm::DreamThreshold(Dream { alg: Strategy::ConfidenceThreshold, ..dream.clone() }),
+        Algorithm::DreamBlock(block(Strategy::Entropy, false)),
+        Algorithm::DreamBlock(block(Strategy::ConfidenceThreshold, true)),
         Algorithm::Llada(llada.clone()),
         Algorithm::Llada(Llada { cfg_scale: 1.0, ..random }),
         Algorithm::LladaNv(llada.clone()),
@@ -178,7 +178,7 @@ fn every_algorithm(end: u32) -> Vec<Algorithm> {
         Algorithm::Canvas(canvas(Logits::Aligned)),
         Algorithm::Canvas(canvas(Logits::Shifted)),
     ];
-    for alg in [dream::Alg::Origin, dream::Alg::MaskgitPlus, dream::Alg::TopkMargin, dream::Alg::Entropy] {
+    for alg in [Strategy::Origin, Strategy::MaskgitPlus, Strategy::TopkMargin, Strategy::Entropy] {
         all.push(Algorithm::Dream(Dream { alg, ..dream.clone() }));
     }
     all
@@ -247,7 +247,7 @@ fn a_prompt_of_exactly_one_block_is_fed() {
 /// Blocks of one step: the original leaves masks behind, an answer does not.
 #[test]
 fn a_single_step_for_a_block_of_dream() {
-    let dream = Dream { max_new_tokens: 8, steps: 2, alg: dream::Alg::Entropy, block_length: Some(4), ..Dream::new(5) };
+    let dream = Dream { max_new_tokens: 8, steps: 2, alg: Strategy::Entropy, block_length: Some(4), ..Dream::new(5) };
     let algorithm = Algorithm::DreamBlock(dream);
     let original = run_any(Fixed::favouring(8), &algorithm, &[1; 3], ORIGINAL).unwrap();
     assert_eq!(original.tokens[3..], [8, 5, 5, 5, 8, 5, 5, 5]);
@@ -271,7 +271,7 @@ fn a_single_step_for_a_block_of_llada() {
 /// With top-p every position is certain, and the lowest comes first.
 #[test]
 fn equals_are_taken_from_the_lowest_position_on() {
-    for alg in [dream::Alg::MaskgitPlus, dream::Alg::TopkMargin, dream::Alg::Entropy] {
+    for alg in [Strategy::MaskgitPlus, Strategy::TopkMargin, Strategy::Entropy] {
         let dream = Dream { max_new_tokens: 6, steps: 3, alg, top_p: Some(0.5), ..Dream::new(5) };
         let trace = run_any(Fixed::favouring(8), &Algorithm::Dream(dream), &[1; 3], ORIGINAL).unwrap();
         let positions: Vec<usize> = trace.accepted.iter().map(|a| a.position).collect();
@@ -293,13 +293,19 @@ fn settings_that_contradict_each_other_are_named() {
         ("cfg_scale", Algorithm::Llada(Llada { cfg_scale: f32::NAN, ..llada.clone() })),
         ("threshold", Algorithm::Llada(Llada { threshold: Some(0.9.into()), ..llada.clone() })),
         ("threshold", Algorithm::LladaNv(Llada { threshold: Some(1.5.into()), ..llada.clone() })),
-        ("mask_id", Algorithm::Llada(Llada { mask_id: 10, ..llada })),
-        ("steps", Algorithm::DreamThreshold(Dream { steps: 3, ..dream.clone() })),
+        ("mask_id", Algorithm::Llada(Llada { mask_id: 10, ..llada.clone() })),
+        ("steps", Algorithm::DreamThreshold(Dream { steps: 3, alg: Strategy::ConfidenceThreshold, ..dream.clone() })),
+        ("alg", Algorithm::DreamThreshold(dream.clone())),
+        ("alg", Algorithm::Dream(Dream { alg: Strategy::Sequential, ..dream.clone() })),
+        ("remasking", Algorithm::Llada(Llada { remasking: Strategy::Entropy, ..llada.clone() })),
+        ("steps", Algorithm::Dream(Dream { steps: usize::MAX, ..dream.clone() })),
+        ("reuse", Algorithm::Canvas(Canvas { reuse: Reuse::Block, ..canvas.clone() })),
         ("block_length", Algorithm::DreamBlock(Dream { block_length: Some(5), ..dream.clone() })),
         ("the number of blocks", Algorithm::DreamBlock(Dream { block_length: Some(2), steps: 6, ..dream.clone() })),
-        ("alg", Algorithm::Dream(Dream { alg: dream::Alg::ConfidenceThreshold, ..dream.clone() })),
+        ("alg", Algorithm::Dream(Dream { alg: Strategy::ConfidenceThreshold, ..dream.clone() })),
         ("eps", Algorithm::Dream(Dream { eps: 0.0, ..dream.clone() })),
-        ("alg_temp", Algorithm::Dream(Dream { alg_temp: Some(-1.0), ..dream })),
+        ("alg_temp", Algorithm::Dream(Dream { alg_temp: Some(-1.0), ..dream.clone() })),
+        ("alg_temp", Algorithm::Dream(Dream { alg_temp: Some(1e-40), ..dream })),
         ("small_block_size", Algorithm::FastDllm(FastDllm { small_block_size: 3, ..fast.clone() })),
         ("pad_token", Algorithm::FastDllmBatch(FastDllm { pad_token: 10, ..fast.clone() })),
         ("threshold", Algorithm::FastDllm(FastDllm { threshold: (-0.1).into(), ..fast })),
@@ -323,5 +329,190 @@ fn logits_without_meaning_name_the_pass() {
         // Prefill, three passes over the rest of the second block, its storing pass; then the cache holds 8.
         assert!(matches!(error, GenerateError::Sample { pass: 5, position: 8, .. }), "{error}");
         assert!(error.to_string().contains("pass 5, position 8: "), "{error}");
+    }
+}
+
+/// An engine that tells where it was asked: the row of position `p` favours token `p`, the surer the higher `p` is, and
+/// any other row of logits would give another token.
+struct Telling(EngineShape);
+
+impl Telling {
+    const MASK: u32 = 40;
+
+    fn new() -> Box<Self> {
+        let shape = EngineShape { max_tokens: 32, max_cache: 40, layers: 1, kv_heads: 1, head_dim: 1, vocab: 41 };
+        Box::new(Self(shape))
+    }
+}
+
+impl Engine for Telling {
+    fn name(&self) -> &'static str {
+        "telling"
+    }
+    fn shape(&self) -> &EngineShape {
+        &self.0
+    }
+    fn step(&mut self, input: &StepInput<'_>, out: &mut StepOutput) -> Result<(), EngineError> {
+        input.check(&self.0)?;
+        out.logits.clear();
+        for &row in input.rows {
+            let position = input.positions[row as usize] as usize;
+            let at = out.logits.len();
+            out.logits.resize(at + self.0.vocab, 0.0);
+            out.logits[at + position] = 1.0 + position as f32 / 8.0;
+        }
+        let rows = vec![0.0; input.tokens.len()];
+        out.new = vec![LayerRows { k: rows.clone(), v: rows }];
+        Ok(())
+    }
+}
+
+/// Aligned logits decide their own position, shifted ones the next: in every algorithm, in every kind of pass, also for
+/// the first position of a block, and for all that is generated or filled in.
+#[test]
+fn every_position_is_decided_by_its_own_row() {
+    let mask = Telling::MASK;
+    let fast = FastDllm { max_new_tokens: 8, block_size: 4, small_block_size: 2, ..FastDllm::new(mask) };
+    let dream = Dream { max_new_tokens: 8, steps: 8, alg: Strategy::Entropy, ..Dream::new(mask) };
+    let block = |alg, dual_cache| Dream { alg, dual_cache, block_length: Some(4), ..dream.clone() };
+    let llada = Llada { gen_length: 8, block_length: 4, steps: 4, ..Llada::new(mask) };
+    let canvas = |logits, reuse| {
+        Algorithm::Canvas(Canvas { max_tokens: 8, block_length: 3, window: 5, reuse, ..Canvas::new(logits, mask) })
+    };
+    let reuses = [Reuse::None, Reuse::Prefix, Reuse::Dual];
+    let mut aligned = vec![
+        Algorithm::Sdar(Sdar { gen_length: 8, ..Sdar::new(mask) }),
+        Algorithm::Llada(llada.clone()),
+        Algorithm::LladaNv(llada.clone()),
+        Algorithm::LladaNvPrefix(llada.clone()),
+        Algorithm::LladaNvDual(llada),
+    ];
+    aligned.extend(reuses.map(|reuse| canvas(Logits::Aligned, reuse)));
+    let mut shifted = vec![
+        Algorithm::FastDllm(fast.clone()),
+        Algorithm::FastDllm(FastDllm { use_block_cache: true, ..fast.clone() }),
+        Algorithm::FastDllmBatch(fast),
+        Algorithm::Dream(dream.clone()),
+        Algorithm::DreamThreshold(Dream { alg: Strategy::ConfidenceThreshold, ..dream.clone() }),
+        Algorithm::DreamBlock(block(Strategy::Entropy, false)),
+        Algorithm::DreamBlock(block(Strategy::ConfidenceThreshold, true)),
+    ];
+    shifted.extend(reuses.map(|reuse| canvas(Logits::Shifted, reuse)));
+    for (algorithms, shift) in [(aligned, 0), (shifted, 1)] {
+        for algorithm in &algorithms {
+            for behaviour in [Behaviour::Answer, Behaviour::Original] {
+                for prompt in [1, 3, 4, 8, 9] {
+                    let run = Run { behaviour, ..Run::default() };
+                    let trace = run_any(Telling::new(), algorithm, &vec![0; prompt], run).unwrap();
+                    for (position, &token) in trace.tokens.iter().enumerate().skip(prompt) {
+                        assert_eq!(token as usize, position - shift, "{algorithm:?}, prompt of {prompt}");
+                    }
+                }
+            }
+            if algorithm.attention() != Attention::Full {
+                continue;
+            }
+            for (prefix, suffix) in [(0, 3), (2, 0), (5, 4)] {
+                let mut session = Session::new(Telling::new(), Attention::Full).unwrap();
+                let (before, after) = (vec![0; prefix], vec![0; suffix]);
+                let go = &mut |_: &Trace, _: &Evidence<'_>| ControlFlow::Continue(());
+                let trace = infill(&mut session, algorithm, &before, &after, Run::default(), go).unwrap();
+                for (position, &token) in trace.tokens.iter().enumerate().skip(prefix).take(8) {
+                    // Nothing precedes the first position of all; its own row stands in.
+                    assert_eq!(token as usize, position.saturating_sub(shift), "{algorithm:?}, {prefix} before");
+                }
+            }
+        }
+    }
+}
+
+/// One threshold a block, the last repeats: blocks that take everything at once, and blocks that take one at a time. The
+/// end of the prompt lies in the first block where blocks are aligned to positions.
+#[test]
+fn every_block_has_its_threshold() {
+    let mask = Fixed::MASK;
+    let thresholds = || Thresholds(vec![0.1, 1.0, 0.1]);
+    let sdar = Sdar { gen_length: 12, confidence_threshold: thresholds(), ..Sdar::new(mask) };
+    let fast = FastDllm {
+        max_new_tokens: 12,
+        block_size: 4,
+        small_block_size: 4,
+        threshold: thresholds(),
+        ..FastDllm::new(mask)
+    };
+    let dream = Dream {
+        max_new_tokens: 12,
+        steps: 12,
+        alg: Strategy::ConfidenceThreshold,
+        block_length: Some(4),
+        threshold: thresholds(),
+        ..Dream::new(mask)
+    };
+    let llada = Llada { gen_length: 12, block_length: 4, steps: 12, threshold: Some(thresholds()), ..Llada::new(mask) };
+    let canvas =
+        Canvas { max_tokens: 12, block_length: 4, threshold: thresholds(), ..Canvas::new(Logits::Aligned, mask) };
+    for (algorithm, prompt, accepted) in [
+        (Algorithm::Sdar(sdar.clone()), 4, &[4, 1, 1, 1, 1, 4][..]),
+        (Algorithm::Sdar(sdar), 3, &[1, 1, 1, 1, 1, 4, 4]),
+        // The last of four is the token behind the block.
+        (Algorithm::FastDllm(fast.clone()), 3, &[1, 1, 1, 1, 1, 1, 3, 1]),
+        (Algorithm::FastDllm(fast), 4, &[1, 3, 1, 1, 1, 1, 1, 3, 1]),
+        (Algorithm::DreamBlock(dream), 3, &[1, 3, 1, 1, 1, 1, 1, 3]),
+        (Algorithm::LladaNv(llada), 3, &[4, 1, 1, 1, 1, 4]),
+        (Algorithm::Canvas(canvas), 3, &[4, 1, 1, 1, 1, 4]),
+    ] {
+        let trace = run_any(Fixed::favouring(8), &algorithm, &vec![1; prompt], Run::default()).unwrap();
+        let got: Vec<usize> = trace.passes.iter().map(|p| p.accepted).filter(|&n| n > 0).collect();
+        assert_eq!(got, accepted, "{algorithm:?}, prompt of {prompt}");
+    }
+}
+
+/// An engine that is as sure of each position behind a prompt of one token as it is told; token 2 is the mask.
+struct Sure([f64; 5], EngineShape);
+
+impl Engine for Sure {
+    fn name(&self) -> &'static str {
+        "sure"
+    }
+    fn shape(&self) -> &EngineShape {
+        &self.1
+    }
+    fn step(&mut self, input: &StepInput<'_>, out: &mut StepOutput) -> Result<(), EngineError> {
+        input.check(&self.1)?;
+        let share = |row: &u32| self.0.get(input.positions[*row as usize] as usize).copied().unwrap_or(0.5);
+        let logits = |row: &u32| [0.0, (share(row) / (1.0 - share(row))).ln() as f32, -60.0];
+        out.logits = input.rows.iter().flat_map(logits).collect();
+        let rows = vec![0.0; input.tokens.len()];
+        out.new = vec![LayerRows { k: rows.clone(), v: rows }];
+        Ok(())
+    }
+}
+
+/// With a temperature for positions, they are drawn without replacement in proportion to `exp(confidence / alg_temp)`:
+/// every pair as often as it should be.
+#[test]
+fn positions_are_drawn_without_replacement() {
+    let confidences = [0.95, 0.55, 0.65, 0.8, 0.7];
+    let shape = EngineShape { max_tokens: 8, max_cache: 8, layers: 1, kv_heads: 1, head_dim: 1, vocab: 3 };
+    let dream = Dream { max_new_tokens: 5, steps: 2, alg: Strategy::MaskgitPlus, ..Dream::new(2) };
+    let algorithm = Algorithm::Dream(Dream { alg_temp: Some(0.3), ..dream });
+    let (runs, mut pairs) = (6000, std::collections::BTreeMap::new());
+    for seed in 0..runs {
+        let engine = Box::new(Sure(confidences, shape.clone()));
+        let trace = run_any(engine, &algorithm, &[0], Run { seed, ..ORIGINAL }).unwrap();
+        let first: Vec<usize> = trace.accepted.iter().filter(|a| a.pass == 0).map(|a| a.position - 1).collect();
+        let [a, b] = first[..] else { panic!("the first of two passes fills two of five, not {first:?}") };
+        assert_eq!(trace.accepted.len(), 5);
+        *pairs.entry((a, b)).or_insert(0usize) += 1;
+    }
+    let shares = confidences.map(|c| (c / 0.3).exp());
+    let total: f64 = shares.iter().sum();
+    for a in 0..5 {
+        for b in a + 1..5 {
+            let one_then_other = |x: usize, y: usize| shares[x] / total * shares[y] / (total - shares[x]);
+            let expected = one_then_other(a, b) + one_then_other(b, a);
+            let seen = pairs.get(&(a, b)).map_or(0.0, |&n| n as f64 / runs as f64);
+            assert!((seen - expected).abs() < 0.025, "{a} and {b}: {seen} of {expected}");
+        }
     }
 }

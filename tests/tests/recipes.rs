@@ -350,7 +350,7 @@ fn a_family_has_the_same_defaults_with_and_without_a_recipe() {
             algorithm: *g.algorithm,
             strategy: g.strategy.map(|v| *v),
             steps: g.steps.map(|v| *v),
-            threshold: g.threshold.iter().map(|&t| t as f32).collect(),
+            threshold: g.threshold.to_vec(),
             small_block: g.small_block.map(|v| *v),
             reuse: g.reuse.map_or(Reuse::None, |v| *v),
             window: g.window.map(|v| *v),

@@ -5,8 +5,8 @@ use diffulex_runtime::sample::{self, Choice, Confidence, Draws, Order, Pick, Sam
 use diffulex_tests::reference::{Tensors, fixture, json};
 use serde_json::Value;
 
-fn near(got: f32, want: f64, tolerance: f64, what: &Value) {
-    let same = f64::from(got) == want || (f64::from(got) - want).abs() <= tolerance;
+fn near(got: f64, want: f64, tolerance: f64, what: &Value) {
+    let same = got == want || (got - want).abs() <= tolerance;
     assert!(same, "{got} where {want} is right: {what}");
 }
 
@@ -32,19 +32,19 @@ fn check(case: &Value, tensors: &Tensors) {
         match case["op"].as_str().unwrap() {
             "top_p_logits" => {
                 sample::top_p(&mut row, settings.top_p);
-                row.iter().zip(want("")).for_each(|(&got, &want)| near(got, want, 0.0, case));
+                row.iter().zip(want("")).for_each(|(&got, &want)| near(got.into(), want, 0.0, case));
             }
             "top_k_logits" => {
                 sample::top_k(&mut row, settings.top_k);
-                row.iter().zip(want("")).for_each(|(&got, &want)| near(got, want, 0.0, case));
+                row.iter().zip(want("")).for_each(|(&got, &want)| near(got.into(), want, 0.0, case));
             }
             "distribution" => {
-                settings.distribution(&mut row);
+                let row = settings.distribution(&row);
                 row.iter().zip(want(".probs")).for_each(|(&got, &want)| near(got, want, 1e-6, case));
             }
             "sample_tokens" => {
                 let kind: Confidence = serde_json::from_value(case["confidence"].clone()).unwrap();
-                settings.distribution(&mut row);
+                let row = settings.distribution(&row);
                 let token = sample::argmax(&row);
                 assert_eq!(token as u32, tensors.ids(&format!("{output}.tokens"))[i], "{case}");
                 near(row[token], tensors.values(&format!("{output}.initial"))[i], 1e-6, case);
@@ -85,8 +85,7 @@ fn the_mask_keeps_its_share_but_is_never_chosen() {
 #[test]
 fn greedy_has_the_confidences_of_temperature_1_and_top_k_1_has_none() {
     let row = [1.0, 3.0, 2.0f32];
-    let mut expected = row;
-    sample::softmax(&mut expected);
+    let expected = sample::softmax(&row);
     assert_eq!(greedy(None, Sampling::default()).pick(&row).unwrap().probability, expected[1]);
     assert_eq!(greedy(None, Sampling { top_k: 1, ..Sampling::default() }).pick(&row).unwrap().probability, 1.0);
 }
@@ -95,8 +94,7 @@ fn greedy_has_the_confidences_of_temperature_1_and_top_k_1_has_none() {
 fn draws_follow_the_distribution_and_the_seed() {
     let row = [1.0, 0.0, 2.0, -1.0f32];
     let settings = Sampling { temperature: 0.7, ..Sampling::default() };
-    let mut probabilities = row;
-    settings.distribution(&mut probabilities);
+    let probabilities = settings.distribution(&row);
     let draws = |seed| {
         let mut sampler = Sampler::new(settings, Confidence::Prob, None, seed).unwrap();
         (0..20_000).map(|_| sampler.pick(&row).unwrap().token).collect::<Vec<_>>()
@@ -107,7 +105,7 @@ fn draws_follow_the_distribution_and_the_seed() {
     assert_eq!(first[..24], FIRST_DRAWS, "one seed gives the same tokens on every machine");
     for (token, p) in probabilities.iter().enumerate() {
         let share = first.iter().filter(|&&t| t as usize == token).count() as f64 / first.len() as f64;
-        assert!((share - f64::from(*p)).abs() < 0.01, "token {token}: {share} where {p} is right");
+        assert!((share - p).abs() < 0.01, "token {token}: {share} where {p} is right");
     }
 }
 
@@ -117,8 +115,7 @@ const FIRST_DRAWS: [u32; 24] = [2, 0, 2, 1, 2, 2, 2, 0, 2, 2, 2, 2, 0, 2, 2, 2, 
 #[test]
 fn gumbel_draws_follow_the_distribution_and_the_seed() {
     let row = [1.0, 0.0, 2.0, -1.0f32];
-    let mut plain = row;
-    sample::softmax(&mut plain);
+    let plain = sample::softmax(&row);
     let picks = |temperature, never, seed| {
         let settings = Sampling { temperature, choice: Choice::Gumbel, ..Sampling::default() };
         let mut sampler = Sampler::new(settings, Confidence::Prob, never, seed).unwrap();
@@ -132,15 +129,13 @@ fn gumbel_draws_follow_the_distribution_and_the_seed() {
     assert!(first.iter().all(|pick| pick.probability == plain[pick.token as usize]));
     let share = |picks: &[Pick], token| picks.iter().filter(|p| p.token == token).count() as f64 / picks.len() as f64;
     for (token, p) in plain.iter().enumerate() {
-        assert!((share(&first, token as u32) - f64::from(*p)).abs() < 0.01, "token {token}");
+        assert!((share(&first, token as u32) - p).abs() < 0.01, "token {token}");
     }
     // Half the temperature, the logits count twice; and the token that is never chosen leaves its share to the others.
-    let mut sharp = row.map(|l| l * 2.0);
-    sharp[2] = f32::NEG_INFINITY;
-    sample::softmax(&mut sharp);
+    let sharp = sample::softmax(&[row[0] * 2.0, row[1] * 2.0, f32::NEG_INFINITY, row[3] * 2.0]);
     let held = picks(0.5, Some(2), 3);
     for (token, p) in sharp.iter().enumerate() {
-        assert!((share(&held, token as u32) - f64::from(*p)).abs() < 0.01, "token {token}");
+        assert!((share(&held, token as u32) - p).abs() < 0.01, "token {token}");
     }
     let greedy = picks(0.0, None, 5);
     assert!(greedy.iter().all(|pick| pick.token == 2 && pick.probability == plain[2]));

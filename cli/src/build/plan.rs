@@ -114,7 +114,7 @@ pub(super) fn with_tokens(build: &recipe::Build, family: Family, mask_id: u32, e
         algorithm: g.algorithm.value,
         strategy: g.strategy.as_ref().map(|v| v.value),
         steps: g.steps.as_ref().map(|v| v.value),
-        threshold: g.threshold.value.iter().map(|&t| t as f32).collect(),
+        threshold: g.threshold.value.clone(),
         small_block: g.small_block.as_ref().map(|v| v.value),
         reuse: g.reuse.as_ref().map_or(Reuse::None, |v| v.value),
         window: g.window.as_ref().map(|v| v.value),

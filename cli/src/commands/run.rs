@@ -26,9 +26,8 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
         _ => Some(subject::open(&args.path, None)?),
     };
     let Some(opened) = opened else { return Ok(false) };
-    let mut generation = opened.generation.clone().ok_or_else(|| {
-        Error::Usage(format!("{} does not say its mask token or how to generate; run its recipe instead", opened.name))
-    })?;
+    let unknown = |why: String| Error::Usage(format!("{}: {why}", opened.name));
+    let mut generation = opened.generation.clone().map_err(unknown)?;
     flags::apply(&args.sampling, &mut generation)?;
     if let Some(length) = args.gap.length {
         flags::gap(length, &mut generation)?;
@@ -91,7 +90,7 @@ fn streamed(
             ControlFlow::Break(())
         }
     };
-    let (_, trace) = answer(model, &mut show)?;
+    let (_, trace) = answer(model, &mut show).map_err(flags::named)?;
     failed?;
     print("\n")?;
     if args.gap.length.is_none() && trace.end == End::Length && trace.tokens.len() >= model.room() {
@@ -116,7 +115,7 @@ fn many(model: &mut Model, args: &Run, file: &PathBuf) -> Result<(), Error> {
             Error::Usage(format!("{place}: is no JSON object with a `prompt`, at column {}", e.column()))
         })?;
         let answered = ids(model, args, &prompt).and_then(|ids| model.answer(&ids, &mut |_| ControlFlow::Continue(())));
-        let (answer, trace) = answered.map_err(|e| Error::Usage(format!("{place}: {e}")))?;
+        let (answer, trace) = answered.map_err(|e| Error::Usage(format!("{place}: {}", flags::named(e))))?;
         let (tokens, passes) = (trace.answer().len(), trace.passes.len());
         let object = serde_json::json!({ "prompt": prompt, "answer": answer, "tokens": tokens, "passes": passes });
         print(&format!("{object}\n"))?;

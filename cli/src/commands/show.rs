@@ -107,7 +107,7 @@ fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
         }
     }
     text.push_str(&model(&opened));
-    if let Some(generation) = &opened.generation {
+    if let Ok(generation) = &opened.generation {
         text.push_str(&facts(generation));
     }
     Ok(text)
@@ -154,7 +154,7 @@ fn facts(g: &Generation) -> String {
         g.guidance.map(|x| format!("guidance {x}")),
     ];
     let own: String = own.into_iter().flatten().map(|text| text + ", ").collect();
-    let threshold: Vec<String> = g.threshold.iter().map(f32::to_string).collect();
+    let threshold: Vec<String> = g.threshold.iter().map(f64::to_string).collect();
     format!(
         "generation {} of family {}, blocks of {}, mask token {}, end tokens {:?}\n\
          defaults   {}threshold {}, temperature {}, top-k {}, top-p {}, {} tokens, seed {}\n",

@@ -5,7 +5,7 @@
 //! family stands in `models`; only this folder and that one know Hugging Face names.
 
 pub mod config;
-mod error;
+pub mod error;
 pub mod json;
 pub mod names;
 pub mod shards;

@@ -17,13 +17,3 @@ pub struct Expected {
 pub fn expected(decoder: &Decoder, stored_name: fn(&str) -> String) -> Vec<Expected> {
     decoder.weights().into_iter().map(|(name, shape)| Expected { stored: stored_name(&name), name, shape }).collect()
 }
-
-/// The usual names: `lm_head` keeps its place at the top, everything else lies under `model.`. A bias is named like its
-/// matrix.
-pub fn usual(name: &str) -> String {
-    let prefix = if name == "lm_head" { "" } else { "model." };
-    match name.strip_suffix(".bias") {
-        Some(matrix) => format!("{prefix}{matrix}.bias"),
-        None => format!("{prefix}{name}.weight"),
-    }
-}

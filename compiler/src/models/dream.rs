@@ -2,7 +2,6 @@
 //! names the next token.
 
 use super::{Facts, qwen};
-use crate::checkpoint::names;
 use crate::generation::{Algorithm, Attention, Logits};
 
 /// All that differs from other families.
@@ -20,5 +19,5 @@ pub const FACTS: Facts = Facts {
     end_texts: qwen::END_TEXTS,
     algorithms: &[Algorithm::DreamDiffusion, Algorithm::DreamThreshold, Algorithm::DreamBlock, Algorithm::Canvas],
     decoder: |config| qwen::decoder(config, &FACTS),
-    stored_name: names::usual,
+    stored_name: qwen::stored_name,
 };

@@ -2,7 +2,6 @@
 //! next token, as in the model it was made from.
 
 use super::{Facts, qwen};
-use crate::checkpoint::names;
 use crate::generation::{Algorithm, Attention, Logits};
 
 /// All that differs from other families. config.json never names the mask token.
@@ -20,5 +19,5 @@ pub const FACTS: Facts = Facts {
     end_texts: qwen::END_TEXTS,
     algorithms: &[Algorithm::FastDllmGenerate, Algorithm::FastDllmBatchSample],
     decoder: |config| qwen::decoder(config, &FACTS),
-    stored_name: names::usual,
+    stored_name: qwen::stored_name,
 };

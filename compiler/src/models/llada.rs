@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Decoder, Facts};
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Json;
 use crate::generation::{Algorithm, Attention, Logits};
 

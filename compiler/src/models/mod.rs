@@ -13,7 +13,7 @@ pub mod sdar;
 
 pub use decoder::Decoder;
 
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Json;
 use crate::generation::{Algorithm, Attention, Family, Logits};
 

@@ -1,9 +1,10 @@
-//! What SDAR, Fast-dLLM v2 and Dream have from Qwen: the keys of config.json and the tokens of a conversation.
+//! What SDAR, Fast-dLLM v2 and Dream have from Qwen: the keys of config.json, the names of tensors and the tokens of a
+//! conversation.
 
 use serde_json::json;
 
 use super::{Decoder, Facts, rope_theta};
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Json;
 
 /// Tokens that end a turn and a text.
@@ -39,4 +40,14 @@ pub fn decoder(config: &Json, facts: &Facts) -> Result<Decoder, CheckpointError>
     };
     decoder.check().map_err(|what| config.error(what))?;
     Ok(decoder)
+}
+
+/// Names in the files: `lm_head` keeps its place at the top, everything else lies under `model.`. A bias is named like its
+/// matrix.
+pub fn stored_name(name: &str) -> String {
+    let prefix = if name == "lm_head" { "" } else { "model." };
+    match name.strip_suffix(".bias") {
+        Some(matrix) => format!("{prefix}{matrix}.bias"),
+        None => format!("{prefix}{name}.weight"),
+    }
 }

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::{Decoder, Facts, qwen};
+use crate::checkpoint::error::CheckpointError;
 use crate::checkpoint::json::Json;
-use crate::checkpoint::{CheckpointError, names};
 use crate::generation::{Algorithm, Attention, Logits};
 
 /// All that differs from other families.
@@ -23,7 +23,7 @@ pub const FACTS: Facts = Facts {
     end_texts: qwen::END_TEXTS,
     algorithms: &[Algorithm::SdarBlockDiffusion],
     decoder,
-    stored_name: names::usual,
+    stored_name: qwen::stored_name,
 };
 
 fn decoder(config: &Json) -> Result<Decoder, CheckpointError> {

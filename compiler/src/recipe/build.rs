@@ -9,7 +9,7 @@ use super::choice::TargetName;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::mistake::Mistake;
 use super::source::Located;
-use crate::generation::{Algorithm, Family, Logits, Remasking, Reuse};
+use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::ir::Encoding;
 use crate::models::Decoder;
 use crate::quant;
@@ -81,7 +81,7 @@ pub struct Generate {
     /// The generation loop.
     pub algorithm: Located<Algorithm>,
     /// Which masks are filled in a pass, where the algorithm leaves the choice.
-    pub strategy: Option<Located<Remasking>>,
+    pub strategy: Option<Located<Strategy>>,
     /// Passes that a block, or the whole answer, is spread over.
     pub steps: Option<Located<u32>>,
     /// Tokens of a small block inside a block.

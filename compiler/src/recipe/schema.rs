@@ -5,7 +5,7 @@
 use std::fmt;
 
 use super::choice::TargetName;
-use crate::generation::{Algorithm, Family, Logits, Remasking, Reuse};
+use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::ir::Encoding;
 
 /// One row of [`KEYS`].
@@ -79,7 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key("shape.cache",         Kind::Integer { min: 1, max: 131_072 }, "2048",                   "tokens the KV cache can hold"),
 
     key("generate.algorithm",  Kind::Choice(Algorithm::NAMES),         "\"sdar.block_diffusion_generate\"", "the generation loop"),
-    key("generate.strategy",   Kind::Choice(Remasking::NAMES),          "\"low_confidence_dynamic\"", "which masks are filled in a pass, where the algorithm leaves the choice"),
+    key("generate.strategy",   Kind::Choice(Strategy::NAMES),          "\"low_confidence_dynamic\"", "which masks are filled in a pass, where the algorithm leaves the choice"),
     key("generate.steps",      Kind::Integer { min: 1, max: 4096 },    "4",                      "passes a block, or the whole answer, is spread over"),
     key("generate.small_block", Kind::Integer { min: 1, max: 256 },    "8",                      "tokens of a small block inside a block"),
     key("generate.reuse",      Kind::Choice(Reuse::NAMES),             "\"dual\"",               "keys and values that are not computed anew within a block"),

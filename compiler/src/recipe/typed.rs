@@ -7,7 +7,7 @@ use super::inherit::Settings;
 use super::mistake::{Mistake, shortened};
 use super::source::{Located, Origin};
 use super::value::Value;
-use crate::generation::{Algorithm, Family, Logits, Remasking, Reuse};
+use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::ir::Encoding;
 
 /// What a checked value becomes. `None` would mean that the schema allows more than the type does.
@@ -192,4 +192,4 @@ macro_rules! from_word {
     };
 }
 
-from_word! { Family Algorithm Remasking Reuse Logits Encoding TargetName }
+from_word! { Family Algorithm Strategy Reuse Logits Encoding TargetName }

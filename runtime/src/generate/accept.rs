@@ -12,7 +12,7 @@ pub(super) fn best(proposals: &[Proposal], n: usize) -> Vec<usize> {
 }
 
 /// How many proposals are sure enough, but at least `least`.
-pub(super) fn sure(proposals: &[Proposal], least: usize, is_sure: impl Fn(f32) -> bool) -> usize {
+pub(super) fn sure(proposals: &[Proposal], least: usize, is_sure: impl Fn(f64) -> bool) -> usize {
     least.max(proposals.iter().filter(|p| is_sure(p.probability)).count())
 }
 

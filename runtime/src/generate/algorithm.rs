@@ -1,5 +1,6 @@
 //! Every algorithm under its name, and how the defaults that travel with a model become one.
 
+use super::blocks;
 use super::canvas::Canvas;
 use super::dream::{self, Dream};
 use super::fast_dllm_v2::{self, FastDllm};
@@ -9,7 +10,7 @@ use super::sdar::Sdar;
 use super::{GenerateError, Setup, Task};
 use crate::engine::EngineShape;
 use crate::session::Attention;
-use diffulex_compiler::generation::{Algorithm as Name, Family, Generation, Reuse};
+use diffulex_compiler::generation::{Algorithm as Name, Family, Generation, Reuse, Strategy};
 
 /// An algorithm under the name of the original it reproduces, with its parameters.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -61,21 +62,60 @@ impl Algorithm {
         }
     }
 
-    /// Shortens the answer to what an engine of this shape has room for after the prompt. What has no room at all is
+    /// The ids that end its answer.
+    #[must_use]
+    pub fn end_ids(&self) -> &[u32] {
+        match self {
+            Algorithm::Sdar(p) => &p.stopping_criteria_idx.0,
+            Algorithm::FastDllm(p) | Algorithm::FastDllmBatch(p) => &p.stop_token.0,
+            Algorithm::Dream(p) | Algorithm::DreamThreshold(p) | Algorithm::DreamBlock(p) => &p.end_ids.0,
+            Algorithm::Llada(p) | Algorithm::LladaNv(p) | Algorithm::LladaNvPrefix(p) | Algorithm::LladaNvDual(p) => {
+                &p.end_ids.0
+            }
+            Algorithm::Canvas(p) => &p.end_ids.0,
+        }
+    }
+
+    /// Positions that prompt and answer can have in an engine of this shape: those of the cache or, where a pass takes
+    /// the whole sequence, of a pass.
+    #[must_use]
+    pub fn room(&self, shape: &EngineShape) -> usize {
+        match self {
+            Algorithm::Sdar(_) | Algorithm::FastDllm(_) | Algorithm::FastDllmBatch(_) => shape.max_cache,
+            Algorithm::Dream(_) | Algorithm::DreamThreshold(_) => blocks::room(shape, Reuse::None),
+            Algorithm::DreamBlock(p) => blocks::room(shape, p.reuse(dream::Kind::Block)),
+            Algorithm::Llada(_) | Algorithm::LladaNv(_) => blocks::room(shape, Reuse::None),
+            Algorithm::LladaNvPrefix(_) | Algorithm::LladaNvDual(_) => blocks::room(shape, Reuse::Dual),
+            Algorithm::Canvas(p) => blocks::room(shape, p.reuse),
+        }
+    }
+
+    /// Shortens the answer to at most `most` tokens, in whole blocks where the algorithm knows no others, and the passes
+    /// with it.
+    pub fn shorten(&mut self, most: usize) {
+        let least = most.max(1);
+        match self {
+            Algorithm::Sdar(p) => p.gen_length = p.gen_length.min(least),
+            Algorithm::FastDllm(p) | Algorithm::FastDllmBatch(p) => p.shorten(most),
+            Algorithm::Dream(p) => p.shorten(dream::Kind::Plain, most),
+            Algorithm::DreamThreshold(p) => p.shorten(dream::Kind::Threshold, most),
+            Algorithm::DreamBlock(p) => p.shorten(dream::Kind::Block, most),
+            Algorithm::Llada(p) | Algorithm::LladaNv(p) | Algorithm::LladaNvPrefix(p) | Algorithm::LladaNvDual(p) => {
+                p.shorten(most);
+            }
+            Algorithm::Canvas(p) => p.max_tokens = p.max_tokens.min(least),
+        }
+    }
+
+    /// Shortens the answer to what an engine of this shape has room for after a prompt. What has no room at all is
     /// refused by the run.
     pub fn fit(&mut self, prompt: usize, shape: &EngineShape) {
-        match self {
-            Algorithm::Sdar(sdar) => sdar.fit(prompt, shape),
-            Algorithm::FastDllm(fast) | Algorithm::FastDllmBatch(fast) => fast.fit(prompt, shape),
-            Algorithm::Dream(dream) => dream.fit(dream::Kind::Plain, prompt, shape),
-            Algorithm::DreamThreshold(dream) => dream.fit(dream::Kind::Threshold, prompt, shape),
-            Algorithm::DreamBlock(dream) => dream.fit(dream::Kind::Block, prompt, shape),
-            Algorithm::Llada(llada) => llada.fit(llada::Kind::Gsai, prompt, shape),
-            Algorithm::LladaNv(llada) => llada.fit(llada::Kind::Nv(Reuse::None), prompt, shape),
-            Algorithm::LladaNvPrefix(llada) => llada.fit(llada::Kind::Nv(Reuse::Prefix), prompt, shape),
-            Algorithm::LladaNvDual(llada) => llada.fit(llada::Kind::Nv(Reuse::Dual), prompt, shape),
-            Algorithm::Canvas(canvas) => canvas.fit(prompt, shape),
-        }
+        // Blocks are aligned to positions, so that the end of the prompt lies in the first of them.
+        let before = match self {
+            Algorithm::FastDllm(p) | Algorithm::FastDllmBatch(p) => prompt - prompt % p.block_size.max(1),
+            _ => prompt,
+        };
+        self.shorten(self.room(shape).saturating_sub(before));
     }
 
     /// Checks the parameters against the task and makes a run of them.
@@ -104,6 +144,7 @@ impl TryFrom<&Generation> for Algorithm {
     fn try_from(g: &Generation) -> Result<Algorithm, GenerateError> {
         check_family(g)?;
         if g.algorithm == Name::Canvas {
+            reuse(g, &[Reuse::None, Reuse::Prefix, Reuse::Dual])?;
             return Ok(Algorithm::Canvas(Canvas {
                 max_tokens: g.max_tokens as usize,
                 block_length: g.block as usize,
@@ -123,11 +164,13 @@ impl TryFrom<&Generation> for Algorithm {
             Family::FastDllmV2 if g.algorithm == Name::FastDllmGenerate => fast_dllm_v2(g).map(Algorithm::FastDllm),
             Family::FastDllmV2 => fast_dllm_v2(g).map(Algorithm::FastDllmBatch),
             Family::Dream => Ok(match g.algorithm {
-                Name::DreamThreshold => {
-                    Algorithm::DreamThreshold(Dream { alg: dream::Alg::ConfidenceThreshold, ..dream(g)? })
+                // The strategy among the family's defaults is that of the other two.
+                Name::DreamThreshold => Algorithm::DreamThreshold(dream(g, Strategy::ConfidenceThreshold)),
+                Name::DreamBlock => {
+                    reuse(g, &[Reuse::Prefix, Reuse::Dual])?;
+                    Algorithm::DreamBlock(dream(g, strategy(g, &Dream::BLOCK_STRATEGIES)?))
                 }
-                Name::DreamBlock => Algorithm::DreamBlock(dream(g)?),
-                _ => Algorithm::Dream(dream(g)?),
+                _ => Algorithm::Dream(dream(g, strategy(g, &Dream::STRATEGIES)?)),
             }),
             Family::Llada => Ok(match g.algorithm {
                 Name::LladaNv => Algorithm::LladaNv(llada(g)?),
@@ -136,6 +179,22 @@ impl TryFrom<&Generation> for Algorithm {
                 _ => Algorithm::Llada(llada(g)?),
             }),
         }
+    }
+}
+
+/// The settings that an algorithm takes, by their names in recipes, beside those that all take: the length, the
+/// temperature, the seed.
+#[must_use]
+pub fn settings(algorithm: Name) -> &'static [&'static str] {
+    match algorithm {
+        Name::SdarBlockDiffusion => &["strategy", "steps", "threshold", "top_k", "top_p"],
+        Name::FastDllmGenerate | Name::FastDllmBatchSample => &["small_block", "reuse", "threshold", "top_p"],
+        Name::DreamDiffusion => &["strategy", "steps", "eps", "alg_temp", "top_k", "top_p"],
+        Name::DreamThreshold => &["steps", "threshold", "top_k", "top_p"],
+        Name::DreamBlock => &["strategy", "steps", "block", "reuse", "threshold", "eps", "alg_temp", "top_k", "top_p"],
+        Name::LladaGsai => &["strategy", "steps", "block", "guidance"],
+        Name::LladaNv | Name::LladaNvPrefix | Name::LladaNvDual => &["strategy", "steps", "block", "threshold"],
+        Name::Canvas => &["block", "window", "threshold", "reuse", "top_k", "top_p"],
     }
 }
 
@@ -155,11 +214,19 @@ fn check_family(g: &Generation) -> Result<(), GenerateError> {
     wrong("algorithm", format!("{} is not made for {}, which has {}", g.algorithm, g.family, known.join(", ")))
 }
 
-/// The word of an original's own choice, where the model's defaults hold one.
-fn word<T: serde::de::DeserializeOwned>(g: &Generation, otherwise: T) -> Result<T, GenerateError> {
-    let Some(strategy) = g.strategy else { return Ok(otherwise) };
-    serde_json::from_value(strategy.name().into())
-        .or_else(|_| wrong("strategy", format!("{strategy} is unknown to {}", g.algorithm)))
+/// The strategy of the model's defaults, else the algorithm's own; one that the algorithm does not know is refused.
+fn strategy(g: &Generation, known: &[Strategy]) -> Result<Strategy, GenerateError> {
+    let Some(given) = g.strategy else { return Ok(known[0]) };
+    super::params::strategy("strategy", given, known).map(|()| given)
+}
+
+/// Refuses a reuse that the algorithm does not know.
+fn reuse(g: &Generation, known: &[Reuse]) -> Result<(), GenerateError> {
+    let words: Vec<&str> = known.iter().map(|word| word.name()).collect();
+    match known.contains(&g.reuse) {
+        true => Ok(()),
+        false => wrong("reuse", format!("is {}, but {} knows {}", g.reuse, g.algorithm, words.join(", "))),
+    }
 }
 
 fn sdar(g: &Generation) -> Result<Sdar, GenerateError> {
@@ -167,7 +234,7 @@ fn sdar(g: &Generation) -> Result<Sdar, GenerateError> {
         gen_length: g.max_tokens as usize,
         block_length: g.block as usize,
         denoising_steps: g.steps.unwrap_or(g.block) as usize,
-        remasking_strategy: word(g, super::sdar::Remasking::LowConfidenceDynamic)?,
+        remasking_strategy: strategy(g, &Sdar::STRATEGIES)?,
         confidence_threshold: Thresholds(g.threshold.clone()),
         temperature: g.temperature,
         top_k: g.top_k as usize,
@@ -181,9 +248,10 @@ fn fast_dllm_v2(g: &Generation) -> Result<FastDllm, GenerateError> {
     if g.top_k != 0 {
         return wrong("top_k", format!("is unknown to {}; it knows top_p", g.algorithm));
     }
+    reuse(g, &[Reuse::None, Reuse::Block])?;
     Ok(FastDllm {
         // It decodes whole blocks, and none where less is asked for.
-        max_new_tokens: g.max_tokens.max(1).next_multiple_of(g.block.max(1)) as usize,
+        max_new_tokens: (g.max_tokens as usize).max(1).next_multiple_of(g.block.max(1) as usize),
         block_size: g.block as usize,
         small_block_size: g.small_block.unwrap_or(g.block) as usize,
         threshold: Thresholds(g.threshold.clone()),
@@ -196,11 +264,11 @@ fn fast_dllm_v2(g: &Generation) -> Result<FastDllm, GenerateError> {
     })
 }
 
-fn dream(g: &Generation) -> Result<Dream, GenerateError> {
-    Ok(Dream {
+fn dream(g: &Generation, alg: Strategy) -> Dream {
+    Dream {
         max_new_tokens: g.max_tokens as usize,
         steps: g.steps.unwrap_or(g.max_tokens) as usize,
-        alg: word(g, dream::Alg::Entropy)?,
+        alg,
         alg_temp: g.alg_temp,
         eps: g.eps.unwrap_or(0.001),
         threshold: Thresholds(g.threshold.clone()),
@@ -211,7 +279,7 @@ fn dream(g: &Generation) -> Result<Dream, GenerateError> {
         top_k: (g.top_k > 0).then_some(g.top_k as usize),
         end_ids: Ids(g.end_ids.clone()),
         mask_id: g.mask_id,
-    })
+    }
 }
 
 fn llada(g: &Generation) -> Result<Llada, GenerateError> {
@@ -227,7 +295,7 @@ fn llada(g: &Generation) -> Result<Llada, GenerateError> {
         cfg_scale: g.guidance.unwrap_or(0.0),
         // Fast-dLLM accepts by the threshold, unless a number of passes is asked for.
         threshold: (g.algorithm != Name::LladaGsai && g.steps.is_none()).then(|| Thresholds(g.threshold.clone())),
-        remasking: word(g, llada::Remasking::LowConfidence)?,
+        remasking: strategy(g, &Llada::STRATEGIES)?,
         temperature: g.temperature,
         end_ids: Ids(g.end_ids.clone()),
         mask_id: g.mask_id,

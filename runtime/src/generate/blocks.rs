@@ -1,7 +1,7 @@
 //! A canvas under full attention, decoded block by block: which block is at work, and what each of its passes feeds.
 
-use super::params::wrong;
 use super::{GenerateError, Plan, Task};
+use crate::engine::EngineShape;
 use crate::session::Store;
 use diffulex_compiler::generation::Reuse;
 use std::ops::Range;
@@ -22,7 +22,7 @@ pub(super) struct Blocks {
 impl Blocks {
     /// The first block of `length` positions of the gap `gap`.
     pub(super) fn new(gap: Range<usize>, length: usize, reuse: Reuse) -> Self {
-        Self { at: gap.start..gap.end.min(gap.start + length), step: 0, length, end: gap.end, reuse }
+        Self { at: gap.start..gap.end.min(gap.start.saturating_add(length)), step: 0, length, end: gap.end, reuse }
     }
 
     /// Whether all blocks are behind us.
@@ -33,7 +33,7 @@ impl Blocks {
     /// Goes on to the next block.
     pub(super) fn next(&mut self) {
         let start = self.at.end;
-        (self.at, self.step) = (start..self.end.min(start + self.length), 0);
+        (self.at, self.step) = (start..self.end.min(start.saturating_add(self.length)), 0);
     }
 
     /// Whether the next pass feeds the whole canvas.
@@ -46,27 +46,34 @@ impl Blocks {
     /// alone, whose rows replace the cached ones. They begin `lead` positions before the block.
     pub(super) fn pass(&self, len: usize, lead: usize, undecided: Vec<usize>) -> Plan {
         let start = self.at.start.saturating_sub(lead);
-        let (past, feed, store) = match (self.reuse, self.feeds_all()) {
-            (Reuse::Prefix, true) => (0, 0..len, Store::Draft(start)),
-            (Reuse::Dual, true) => (0, 0..len, Store::Draft(len)),
-            (Reuse::Prefix, false) => (start, start..len, Store::Discard),
-            (Reuse::Dual, false) => (len, start..self.at.end, Store::Draft(self.at.end - start)),
-            (Reuse::None | Reuse::Block, _) => (0, 0..len, Store::Discard),
-        };
-        Plan { past, feed, undecided, store }
+        let whole = Plan::whole(len, undecided);
+        match (self.reuse, self.feeds_all()) {
+            (Reuse::Prefix, true) => Plan { store: Store::Draft(start), ..whole },
+            (Reuse::Dual, true) => Plan { store: Store::Draft(len), ..whole },
+            (Reuse::Prefix, false) => Plan { past: start, feed: start..len, ..whole },
+            (Reuse::Dual, false) => {
+                Plan { past: len, feed: start..self.at.end, store: Store::Draft(self.at.end - start), ..whole }
+            }
+            // `Reuse::Block` is refused where it is asked for.
+            (Reuse::None | Reuse::Block, _) => whole,
+        }
+    }
+}
+
+impl Plan {
+    /// A pass over a whole canvas of `len` positions that keeps nothing.
+    pub(super) fn whole(len: usize, undecided: Vec<usize>) -> Plan {
+        Plan { past: 0, feed: 0..len, undecided, store: Store::Discard }
     }
 }
 
 /// Prompt, masks and suffix, where they fit one pass and, where keys and values are kept, the cache.
 pub(super) fn canvas(task: &Task<'_>, new: usize, mask: u32, reuse: Reuse) -> Result<Vec<u32>, GenerateError> {
-    let (given, shape) = (task.prompt.len() + task.suffix.len(), task.shape);
+    let given = task.prompt.len() + task.suffix.len();
     let need = given.saturating_add(new);
-    let room = room(shape.max_tokens, shape.max_cache, reuse);
+    let room = room(task.shape, reuse);
     if need > room {
         return Err(GenerateError::TooLong { prompt: given, new, need, room });
-    }
-    if mask as usize >= shape.vocab {
-        return wrong("mask_id", format!("{mask} is not below the model's {}", shape.vocab));
     }
     let mut sequence = task.prompt.to_vec();
     sequence.resize(task.prompt.len() + new, mask);
@@ -75,9 +82,9 @@ pub(super) fn canvas(task: &Task<'_>, new: usize, mask: u32, reuse: Reuse) -> Re
 }
 
 /// Positions of a canvas: a pass must take it whole, and what is reused must fit the cache.
-pub(super) fn room(max_tokens: usize, max_cache: usize, reuse: Reuse) -> usize {
+pub(super) fn room(shape: &EngineShape, reuse: Reuse) -> usize {
     match reuse {
-        Reuse::None | Reuse::Block => max_tokens,
-        Reuse::Prefix | Reuse::Dual => max_tokens.min(max_cache),
+        Reuse::None | Reuse::Block => shape.max_tokens,
+        Reuse::Prefix | Reuse::Dual => shape.max_tokens.min(shape.max_cache),
     }
 }

@@ -9,9 +9,8 @@
 
 use super::accept::{best, masks, sure};
 use super::blocks::{self, Blocks};
-use super::params::{Ids, Thresholds, at_least_one};
-use super::{GenerateError, Marks, Plan, Proposal, Setup, Strategy, Task};
-use crate::engine::EngineShape;
+use super::params::{Ids, Thresholds, at_least_one, wrong};
+use super::{GenerateError, Marks, Plan, Planner, Proposal, Setup, Task};
 use crate::sample::{Choice, Confidence, Draws, Order, Sampler, Sampling};
 use diffulex_compiler::generation::{Logits, Reuse};
 use std::ops::Range;
@@ -91,15 +90,12 @@ impl Canvas {
         }
     }
 
-    /// Shortens the answer to what there is room for after the prompt.
-    pub(super) fn fit(&mut self, prompt: usize, shape: &EngineShape) {
-        let room = blocks::room(shape.max_tokens, shape.max_cache, self.reuse);
-        self.max_tokens = self.max_tokens.min(room.saturating_sub(prompt)).max(1);
-    }
-
     pub(super) fn set_up(&self, task: &Task<'_>) -> Result<Setup<'_>, GenerateError> {
         at_least_one(&[("max_tokens", self.max_tokens), ("block_length", self.block_length)])?;
         self.threshold.check("threshold")?;
+        if self.reuse == Reuse::Block {
+            return wrong("reuse", "is block, which diffulex.canvas does not know; it knows none, prefix, dual");
+        }
         let mut sequence = blocks::canvas(task, self.max_tokens, self.mask_id, self.reuse)?;
         let gap = task.prompt.len()..task.prompt.len() + self.max_tokens;
         let moves = task.suffix.is_empty();
@@ -111,7 +107,7 @@ impl Canvas {
         let (temperature, top_k, top_p) = (self.temperature, self.top_k, self.top_p);
         let sampling = Sampling { temperature, top_k, top_p, order: Order::TopPFirst, choice: Choice::Share };
         Ok(Setup {
-            strategy: Box::new(Window { canvas: self, gap, moves, blocks, lead: usize::from(shifted) }),
+            planner: Box::new(Decoding { canvas: self, gap, moves, blocks, lead: usize::from(shifted) }),
             sampler: Sampler::new(sampling, Confidence::Prob, Some(self.mask_id), task.seed)?,
             marks: self.marks(),
             shifted,
@@ -126,7 +122,7 @@ impl Canvas {
 }
 
 /// A run.
-struct Window<'a> {
+struct Decoding<'a> {
     canvas: &'a Canvas,
     /// The longest answer.
     gap: Range<usize>,
@@ -137,7 +133,7 @@ struct Window<'a> {
     lead: usize,
 }
 
-impl Strategy for Window<'_> {
+impl Planner for Decoding<'_> {
     fn plan(&mut self, sequence: &mut Vec<u32>, _: usize) -> Option<Plan> {
         let mask = self.canvas.mask_id;
         let new = &sequence[self.gap.start..self.gap.end.min(sequence.len())];
@@ -152,7 +148,7 @@ impl Strategy for Window<'_> {
         }
         if self.moves && self.blocks.step == 0 {
             let window = self.canvas.window.max(self.canvas.block_length);
-            sequence.resize(self.gap.end.min(self.blocks.at.start + window), mask);
+            sequence.resize(self.gap.end.min(self.blocks.at.start.saturating_add(window)), mask);
         }
         let undecided = masks(sequence, mask, self.blocks.at.clone());
         Some(self.blocks.pass(sequence.len(), self.lead, undecided))

@@ -12,8 +12,7 @@
 
 use super::accept::{best, masks, sure};
 use super::params::{Ids, Thresholds, at_least_one, divides, wrong};
-use super::{Behaviour, GenerateError, Marks, Plan, Proposal, Setup, Strategy, Task};
-use crate::engine::EngineShape;
+use super::{GenerateError, Marks, Plan, Planner, Proposal, Setup, Task};
 use crate::sample::{Choice, Confidence, Draws, Order, Sampler, Sampling};
 use crate::session::{Attention, Store};
 use std::ops::Range;
@@ -106,11 +105,10 @@ impl FastDllm {
         Marks { mask: self.mask_id, ends: &self.stop_token.0 }
     }
 
-    /// Shortens the answer to what there is room for after the prompt, at least one block.
-    pub(super) fn fit(&mut self, prompt: usize, shape: &EngineShape) {
+    /// Shortens the answer to at most `most` tokens, in whole blocks, but at least one.
+    pub(super) fn shorten(&mut self, most: usize) {
         let block = self.block_size.max(1);
-        let blocks = (shape.max_cache / block).saturating_sub(prompt / block).max(1);
-        self.max_new_tokens = self.max_new_tokens.min(blocks * block);
+        self.max_new_tokens = self.max_new_tokens.min((most / block).max(1) * block);
     }
 
     pub(super) fn set_up(&self, kind: Kind, task: &Task<'_>) -> Result<Setup<'_>, GenerateError> {
@@ -120,10 +118,8 @@ impl FastDllm {
         at_least_one(&[("max_new_tokens", self.max_new_tokens)])?;
         divides(("small_block_size", self.small_block_size), ("block_size", self.block_size))?;
         self.threshold.check("threshold")?;
-        for (name, id) in [("mask_id", self.mask_id), ("pad_token", self.pad_token)] {
-            if id as usize >= task.shape.vocab {
-                return wrong(name, format!("{id} is not below the model's {}", task.shape.vocab));
-            }
+        if self.pad_token as usize >= task.shape.vocab {
+            return wrong("pad_token", format!("{} is not below the model's {}", self.pad_token, task.shape.vocab));
         }
         let (prompt, block) = (task.prompt.len(), self.block_size);
         let blocks = self.max_new_tokens / block;
@@ -134,10 +130,9 @@ impl FastDllm {
         let temperature = self.temperature;
         let top_p = if temperature > 0.0 { self.top_p } else { 1.0 };
         let sampling = Sampling { temperature, top_k: 0, top_p, order: Order::TopPFirst, choice: Choice::Share };
-        let run =
-            Blocks { params: self, kind, behaviour: task.behaviour, prompt, start: 0, left: blocks, padded: false };
+        let run = Decoding { params: self, kind, prompt, start: None, left: blocks, padded: false };
         Ok(Setup {
-            strategy: Box::new(run),
+            planner: Box::new(run),
             sampler: Sampler::new(sampling, Confidence::Prob, Some(self.mask_id), task.seed)?,
             marks: self.marks(),
             shifted: true,
@@ -148,20 +143,19 @@ impl FastDllm {
 }
 
 /// A run. The block it is at is the last one of the sequence, and follows those that are cached.
-struct Blocks<'a> {
+struct Decoding<'a> {
     params: &'a FastDllm,
     kind: Kind,
-    behaviour: Behaviour,
     prompt: usize,
-    /// Length of the sequence when the block was begun; 0 between blocks.
-    start: usize,
+    /// Length of the sequence when the block was begun; none between blocks.
+    start: Option<usize>,
     /// Blocks to be decoded.
     left: usize,
     /// The end token was accepted in a block of `batch_sample`.
     padded: bool,
 }
 
-impl Blocks<'_> {
+impl Decoding<'_> {
     fn is_stop(&self, id: &u32) -> bool {
         self.params.stop_token.0.contains(id)
     }
@@ -202,7 +196,7 @@ impl Blocks<'_> {
     }
 }
 
-impl Strategy for Blocks<'_> {
+impl Planner for Decoding<'_> {
     fn plan(&mut self, sequence: &mut Vec<u32>, cached: usize) -> Option<Plan> {
         let (size, prompt) = (self.params.block_size, self.prompt);
         let whole = prompt / size * size;
@@ -212,25 +206,26 @@ impl Strategy for Blocks<'_> {
             let from = if next { cached.min(whole - size) } else { cached };
             return Some(self.store(sequence, from..whole, next));
         }
-        if self.behaviour == Behaviour::Answer && self.ends_in(&sequence[prompt..]) {
-            return self.finish(sequence);
-        }
-        if self.start == 0 {
-            let stopped = self.kind == Kind::Generate && sequence[prompt..].iter().any(|id| self.is_stop(id));
-            if stopped || self.left == 0 {
-                return self.finish(sequence);
+        let start = match self.start {
+            Some(start) => start,
+            None => {
+                let stopped = self.kind == Kind::Generate && sequence[prompt..].iter().any(|id| self.is_stop(id));
+                if stopped || self.left == 0 {
+                    return self.finish(sequence);
+                }
+                self.left -= 1;
+                let start = sequence.len();
+                sequence.resize((start / size + 1) * size, self.params.mask_id);
+                *self.start.insert(start)
             }
-            self.left -= 1;
-            self.start = sequence.len();
-            sequence.resize((self.start / size + 1) * size, self.params.mask_id);
-        }
+        };
         let block = sequence.len() - size..sequence.len();
         let full = !sequence[block.clone()].contains(&self.params.mask_id);
         match self.kind {
-            Kind::Generate if self.ends_in(&sequence[self.start..]) => self.finish(sequence),
+            Kind::Generate if self.ends_in(&sequence[start..]) => self.finish(sequence),
             Kind::BatchSample if full && self.padded => None,
             _ if full => {
-                self.start = 0;
+                self.start = None;
                 Some(self.store(sequence, block, true))
             }
             _ => Some(self.denoise(sequence, block, cached)),
@@ -239,7 +234,7 @@ impl Strategy for Blocks<'_> {
 
     fn accept(&mut self, proposals: &[Proposal], _: &mut Draws) -> Vec<usize> {
         let Some(first) = proposals.first() else { return vec![] };
-        if self.start == 0 {
+        if self.start.is_none() {
             return vec![0]; // the one token behind a stored block
         }
         let decoded = (first.position / self.params.block_size).saturating_sub(self.prompt / self.params.block_size);
@@ -251,7 +246,8 @@ impl Strategy for Blocks<'_> {
 
     fn settle(&mut self, sequence: &mut [u32]) {
         let new = &mut sequence[self.prompt..];
-        if self.kind == Kind::BatchSample && self.padded && self.start > 0 && !new.contains(&self.params.mask_id) {
+        if self.kind == Kind::BatchSample && self.padded && self.start.is_some() && !new.contains(&self.params.mask_id)
+        {
             let stop = new.iter().position(|id| self.params.stop_token.0.contains(id));
             new[stop.map_or(0, |at| at + 1)..].fill(self.params.pad_token);
         }

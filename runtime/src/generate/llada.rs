@@ -11,22 +11,10 @@
 
 use super::accept::{best, masks, share, sure};
 use super::blocks::{self, Blocks};
-use super::params::{Ids, Thresholds, at_least_one, divides, wrong};
-use super::{Behaviour, GenerateError, Marks, Plan, Proposal, Setup, Strategy, Task};
-use crate::engine::EngineShape;
+use super::params::{Ids, Thresholds, at_least_one, divides, steps, strategy, wrong};
+use super::{Behaviour, GenerateError, Marks, Plan, Planner, Proposal, Setup, Task};
 use crate::sample::{Choice, Confidence, Draws, Order, Sampler, Sampling};
-use diffulex_compiler::generation::Reuse;
-
-/// What a mask's place in the order is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Remasking {
-    /// The probability of its token.
-    #[default]
-    LowConfidence,
-    /// A uniform draw.
-    Random,
-}
+use diffulex_compiler::generation::{Reuse, Strategy};
 
 /// Parameters, under the names of the originals. Only the mask's id has no default.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -47,9 +35,9 @@ pub struct Llada {
     /// From it on a token is accepted, for Fast-dLLM's; without it the step's quota counts.
     #[serde(default)]
     pub threshold: Option<Thresholds>,
-    /// In which order masks are filled.
-    #[serde(default)]
-    pub remasking: Remasking,
+    /// In which order masks are filled: `low_confidence`, the most confident first, or `random`.
+    #[serde(default = "Llada::default_strategy")]
+    pub remasking: Strategy,
     /// 0 is greedy.
     #[serde(default)]
     pub temperature: f32,
@@ -70,7 +58,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn reuse(self) -> Reuse {
+    pub(super) fn reuse(self) -> Reuse {
         match self {
             Kind::Gsai => Reuse::None,
             Kind::Nv(reuse) => reuse,
@@ -79,8 +67,14 @@ impl Kind {
 }
 
 impl Llada {
+    /// The strategies it knows, the default first.
+    pub(super) const STRATEGIES: [Strategy; 2] = [Strategy::LowConfidence, Strategy::Random];
+
     fn default_length() -> usize {
         128
+    }
+    fn default_strategy() -> Strategy {
+        Self::STRATEGIES[0]
     }
 
     /// The defaults of the published function.
@@ -92,25 +86,27 @@ impl Llada {
             steps: Self::default_length(),
             cfg_scale: 0.0,
             threshold: None,
-            remasking: Remasking::LowConfidence,
+            remasking: Self::default_strategy(),
             temperature: 0.0,
             end_ids: Ids::default(),
             mask_id,
         }
     }
 
-    /// Shortens the answer to whole blocks that there is room for after the prompt, and the passes with it.
-    pub(super) fn fit(&mut self, kind: Kind, prompt: usize, shape: &EngineShape) {
-        let room = blocks::room(shape.max_tokens, shape.max_cache, kind.reuse()).saturating_sub(prompt);
-        let (block, all) = (self.block_length.max(1), self.gen_length);
-        if all > room {
-            self.gen_length = (room / block).max(1) * block;
-            self.steps = self.steps / all.div_ceil(block).max(1) * (self.gen_length / block);
+    /// Shortens the answer to whole blocks of at most `most` tokens, and the passes with it.
+    pub(super) fn shorten(&mut self, most: usize) {
+        let block = self.block_length.max(1);
+        let (before, after) = ((self.gen_length / block).max(1), (most / block).max(1));
+        if after < before {
+            self.gen_length = after * block;
+            self.steps = (self.steps / before).max(1) * after;
         }
     }
 
     pub(super) fn set_up(&self, kind: Kind, task: &Task<'_>) -> Result<Setup<'_>, GenerateError> {
-        at_least_one(&[("gen_length", self.gen_length), ("steps", self.steps)])?;
+        at_least_one(&[("gen_length", self.gen_length)])?;
+        steps("steps", self.steps)?;
+        strategy("remasking", self.remasking, &Self::STRATEGIES)?;
         divides(("block_length", self.block_length), ("gen_length", self.gen_length))?;
         let count = self.gen_length / self.block_length;
         divides(("the number of blocks", count), ("steps", self.steps))?;
@@ -139,7 +135,7 @@ impl Llada {
         let sampling =
             Sampling { temperature: self.temperature, top_k: 0, top_p: 1.0, order: Order::TopKFirst, choice };
         Ok(Setup {
-            strategy: Box::new(run),
+            planner: Box::new(run),
             sampler: Sampler::new(sampling, Confidence::Prob, Some(self.mask_id), task.seed)?,
             marks: Marks { mask: self.mask_id, ends: &self.end_ids.0 },
             shifted: false,
@@ -177,12 +173,9 @@ impl Decoding<'_> {
     }
 }
 
-impl Strategy for Decoding<'_> {
+impl Planner for Decoding<'_> {
     fn plan(&mut self, sequence: &mut Vec<u32>, _: usize) -> Option<Plan> {
-        let (mask, ends) = (self.llada.mask_id, &self.llada.end_ids.0);
-        if self.behaviour == Behaviour::Answer && (Marks { mask, ends }).answered(&sequence[self.gap.clone()]) {
-            return None;
-        }
+        let mask = self.llada.mask_id;
         let mut left = masks(sequence, mask, self.blocks.at.clone());
         while !self.blocks.are_done() && self.leaves(left.len()) {
             self.blocks.next();
@@ -203,9 +196,9 @@ impl Strategy for Decoding<'_> {
         let step = self.blocks.step;
         self.blocks.step += 1;
         let mut proposals = proposals.to_vec();
-        if self.llada.remasking == Remasking::Random {
+        if self.llada.remasking == Strategy::Random {
             for p in &mut proposals {
-                p.confidence = draws.uniform() as f32;
+                p.confidence = draws.uniform();
                 p.probability = p.confidence;
             }
         }

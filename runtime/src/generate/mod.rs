@@ -1,13 +1,14 @@
 //! Generation: one loop over passes.
 //!
-//! 1. A [`Strategy`] looks at the sequence and [plans](Plan) the next pass: which positions are fed, which of them are
+//! 1. A [`Planner`] looks at the sequence and [plans](Plan) the next pass: which positions are fed, which of them are
 //!    to be decided, and whether keys and values are kept.
 //! 2. The [`Session`] runs the pass.
 //! 3. The [`Sampler`] gives every undecided position a token and a confidence.
-//! 4. The strategy accepts some of them; they are written into the sequence.
-//! 5. The observer sees what happened, draws, prints or compares it, and may end the run.
+//! 4. The planner accepts some of them; they are written into the sequence.
+//! 5. The observer sees what happened, draws, prints or compares it, and may end the run; an answer ends with its end
+//!    token.
 //!
-//! The families' algorithms are strategies, each in its file: [`sdar`], [`fast_dllm_v2`], [`dream`], [`llada`]; ours for
+//! The families' algorithms are planners, each in its file: [`sdar`], [`fast_dllm_v2`], [`dream`], [`llada`]; ours for
 //! full attention is [`canvas`]. Nothing here prints, and nothing knows a tokenizer.
 
 mod accept;
@@ -22,7 +23,7 @@ mod params;
 pub mod sdar;
 mod trace;
 
-pub use algorithm::Algorithm;
+pub use algorithm::{Algorithm, settings};
 pub use canvas::Canvas;
 pub use dream::Dream;
 pub use error::GenerateError;
@@ -63,7 +64,7 @@ pub struct Run<'a> {
     pub all_rows: bool,
 }
 
-/// One pass, as a strategy wants it.
+/// One pass, as a planner wants it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Cached positions that stay; the pass sees those that it does not feed.
@@ -84,19 +85,19 @@ pub struct Proposal {
     /// The token.
     pub token: u32,
     /// The token's probability; thresholds compare this.
-    pub probability: f32,
+    pub probability: f64,
     /// What positions are ranked by.
-    pub confidence: f32,
+    pub confidence: f64,
 }
 
 /// Decides what is fed, what is kept and what is accepted.
-pub trait Strategy {
+pub trait Planner {
     /// The next pass over `sequence`, of which `cached` positions are committed; `None` at the end. It may append to
     /// the sequence, and cut it at the end.
     fn plan(&mut self, sequence: &mut Vec<u32>, cached: usize) -> Option<Plan>;
     /// The proposals, as indices, that are written into the sequence.
     fn accept(&mut self, proposals: &[Proposal], draws: &mut Draws) -> Vec<usize>;
-    /// What else changes after a pass.
+    /// What else changes after a pass, before it counts as made.
     fn settle(&mut self, _sequence: &mut [u32]) {}
 }
 
@@ -113,7 +114,7 @@ struct Task<'a> {
 
 /// An algorithm ready to run.
 struct Setup<'a> {
-    strategy: Box<dyn Strategy + 'a>,
+    planner: Box<dyn Planner + 'a>,
     sampler: Sampler,
     marks: Marks<'a>,
     /// Row `i` decides position `i + 1`.
@@ -142,12 +143,6 @@ impl Marks<'_> {
             None => (new, false),
         }
     }
-
-    /// Whether no further pass can change the answer.
-    fn answered(&self, new: &[u32]) -> bool {
-        let (answer, ended) = self.answer(new);
-        ended || answer.len() == new.len()
-    }
 }
 
 /// What the last pass showed.
@@ -162,6 +157,14 @@ pub struct Evidence<'a> {
     pub logits: &'a [f32],
     /// A token for every undecided position.
     pub proposals: &'a [Proposal],
+}
+
+impl Evidence<'_> {
+    /// The row that decides a position, where the pass fed it.
+    #[must_use]
+    pub fn row_of(&self, position: usize) -> Option<u32> {
+        (position >= self.start).then(|| row_of(position, self.start, self.shifted))
+    }
 }
 
 /// Sees the run after every pass, and may end the run with `Break`.
@@ -211,6 +214,9 @@ pub fn infill(
     }
     let task = Task { prompt: prefix, suffix, behaviour: run.behaviour, seed: run.seed, shape: &shape };
     let setup = algorithm.set_up(&task)?;
+    if setup.marks.mask as usize >= shape.vocab {
+        return params::wrong("mask_id", format!("{} is not below the model's {}", setup.marks.mask, shape.vocab));
+    }
     passes(session, setup, &task, run, observer)
 }
 
@@ -222,7 +228,7 @@ fn passes(
     run: Run<'_>,
     observer: &mut Observer<'_>,
 ) -> Result<Trace, GenerateError> {
-    let Setup { mut strategy, mut sampler, marks, shifted, guidance, sequence } = setup;
+    let Setup { mut planner, mut sampler, marks, shifted, guidance, sequence } = setup;
     let vocab = task.shape.vocab;
     sampler.draws().replay(run.draws.iter().copied());
     match run.behaviour {
@@ -231,7 +237,7 @@ fn passes(
     }
     let mut trace = Trace::new(sequence, task.prompt.len(), task.suffix.len(), session.cached());
     let mut guided: Vec<f32>;
-    while let Some(plan) = strategy.plan(&mut trace.tokens, session.cached()) {
+    while let Some(plan) = planner.plan(&mut trace.tokens, session.cached()) {
         let (pass, started) = (trace.passes.len(), Instant::now());
         session.truncate(plan.past);
         let rows = rows(&plan, shifted, run.all_rows);
@@ -248,10 +254,10 @@ fn passes(
             .map_err(|(position, error)| GenerateError::Sample { pass, position, error })?;
 
         let before = trace.tokens.clone();
-        for i in strategy.accept(&proposals, sampler.draws()) {
+        for i in planner.accept(&proposals, sampler.draws()) {
             trace.tokens[proposals[i].position] = proposals[i].token;
         }
-        strategy.settle(&mut trace.tokens);
+        planner.settle(&mut trace.tokens);
         let accepted = trace.note_changes(pass, &before, &proposals);
         trace.passes.push(Pass {
             start: plan.feed.start,
@@ -268,7 +274,8 @@ fn passes(
             trace.end = End::Stopped;
             break;
         }
-        if run.behaviour == Behaviour::Answer && run.limit.is_some_and(|limit| trace.answer().len() >= limit) {
+        let full = run.limit.is_some_and(|limit| trace.answer().len() >= limit);
+        if run.behaviour == Behaviour::Answer && (full || trace.end == End::EndToken) {
             break;
         }
     }
@@ -276,9 +283,9 @@ fn passes(
     Ok(trace)
 }
 
-/// The row of logits that decides a position, counted from the first position fed. Where the first position is itself
-/// undecided nothing precedes it, and its own row stands in, as in the originals; only a gap at the very beginning of
-/// the sequence leads there.
+/// The row of logits that decides a position, counted from the first position fed. With shifted logits nothing precedes
+/// the first position fed, and its own row stands in, as in the originals: only a gap at the very beginning of the
+/// sequence and a mask among the tokens of the prompt lead there.
 fn row_of(position: usize, start: usize, shifted: bool) -> u32 {
     (position - start).saturating_sub(usize::from(shifted)) as u32
 }

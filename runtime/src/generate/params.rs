@@ -1,12 +1,13 @@
 //! Pieces of the algorithms' parameters: values that are written as one or as a list, and the checks they share.
 
 use super::GenerateError;
+use diffulex_compiler::generation::Strategy;
 use serde::{Deserialize, Serialize};
 
 /// One threshold for each decoded block, the first one first; the last repeats. A single number stands for a list of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(from = "OneOrMany<f32>", into = "OneOrMany<f32>")]
-pub struct Thresholds(pub Vec<f32>);
+#[serde(from = "OneOrMany<f64>", into = "OneOrMany<f64>")]
+pub struct Thresholds(pub Vec<f64>);
 
 /// Token ids, written as one or as a list.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ impl<T: Copy> From<Vec<T>> for OneOrMany<T> {
 impl Thresholds {
     /// The threshold of a block, counted from the first decoded one.
     #[must_use]
-    pub fn of_block(&self, block: usize) -> f32 {
+    pub fn of_block(&self, block: usize) -> f64 {
         self.0.get(block).or(self.0.last()).copied().unwrap_or(1.0)
     }
 
@@ -52,19 +53,19 @@ impl Thresholds {
     }
 }
 
-impl From<f32> for Thresholds {
-    fn from(threshold: f32) -> Self {
+impl From<f64> for Thresholds {
+    fn from(threshold: f64) -> Self {
         Self(vec![threshold])
     }
 }
 
-impl From<OneOrMany<f32>> for Thresholds {
-    fn from(value: OneOrMany<f32>) -> Self {
+impl From<OneOrMany<f64>> for Thresholds {
+    fn from(value: OneOrMany<f64>) -> Self {
         Self(value.into())
     }
 }
 
-impl From<Thresholds> for OneOrMany<f32> {
+impl From<Thresholds> for OneOrMany<f64> {
     fn from(value: Thresholds) -> Self {
         value.0.into()
     }
@@ -85,6 +86,27 @@ impl From<Ids> for OneOrMany<u32> {
 /// A refusal of one parameter.
 pub(super) fn wrong<T>(name: &'static str, problem: impl Into<String>) -> Result<T, GenerateError> {
     Err(GenerateError::Setting { name, problem: problem.into() })
+}
+
+/// Refuses a word that the algorithm does not know.
+pub(super) fn strategy(name: &'static str, given: Strategy, known: &[Strategy]) -> Result<(), GenerateError> {
+    let words: Vec<&str> = known.iter().map(|word| word.name()).collect();
+    match known.contains(&given) {
+        true => Ok(()),
+        false => wrong(name, format!("is {given}, which this algorithm does not know; it knows {}", words.join(", "))),
+    }
+}
+
+/// More passes than any run could want; it bounds what a recording can ask for.
+const MOST_STEPS: usize = 1 << 20;
+
+/// Refuses a number of passes that is 0 or beyond all reason.
+pub(super) fn steps(name: &'static str, steps: usize) -> Result<(), GenerateError> {
+    if (1..=MOST_STEPS).contains(&steps) {
+        Ok(())
+    } else {
+        wrong(name, format!("must be 1 to {MOST_STEPS}, not {steps}"))
+    }
 }
 
 /// Refuses the first of these that is 0.

@@ -9,23 +9,11 @@
 //! temperature 1. With `top_k` 1 every confidence is 1, so every threshold is met; that is no way to be greedy.
 
 use super::accept::{best, masks, share, sure};
-use super::params::{Ids, Thresholds, at_least_one, wrong};
-use super::{Behaviour, GenerateError, Marks, Plan, Proposal, Setup, Strategy, Task};
-use crate::engine::EngineShape;
+use super::params::{Ids, Thresholds, at_least_one, steps, strategy};
+use super::{Behaviour, GenerateError, Marks, Plan, Planner, Proposal, Setup, Task};
 use crate::sample::{Choice, Confidence, Draws, Order, Sampler, Sampling};
 use crate::session::{Attention, Store};
-
-/// Which masks of a block a pass fills.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Remasking {
-    /// The step's quota, from the first mask on.
-    Sequential,
-    /// The step's quota, the most confident ones.
-    LowConfidenceStatic,
-    /// All above the threshold, at least the step's quota.
-    LowConfidenceDynamic,
-}
+use diffulex_compiler::generation::Strategy;
 
 /// Parameters, under the names of the original. Only the mask's id has no default.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -40,9 +28,9 @@ pub struct Sdar {
     /// Steps in which a block is filled at the latest.
     #[serde(default = "Sdar::default_block")]
     pub denoising_steps: usize,
-    /// Which masks a pass fills.
-    #[serde(default = "Sdar::default_remasking")]
-    pub remasking_strategy: Remasking,
+    /// Which masks a pass fills: `sequential`, `low_confidence_static` or `low_confidence_dynamic`.
+    #[serde(default = "Sdar::default_strategy")]
+    pub remasking_strategy: Strategy,
     /// Above it (strictly) `low_confidence_dynamic` accepts a token.
     #[serde(default = "Sdar::default_threshold")]
     pub confidence_threshold: Thresholds,
@@ -63,14 +51,18 @@ pub struct Sdar {
 }
 
 impl Sdar {
+    /// The strategies it knows, the default first.
+    pub(super) const STRATEGIES: [Strategy; 3] =
+        [Strategy::LowConfidenceDynamic, Strategy::LowConfidenceStatic, Strategy::Sequential];
+
     fn default_gen_length() -> usize {
         256
     }
     fn default_block() -> usize {
         4
     }
-    fn default_remasking() -> Remasking {
-        Remasking::LowConfidenceDynamic
+    fn default_strategy() -> Strategy {
+        Self::STRATEGIES[0]
     }
     fn default_threshold() -> Thresholds {
         0.85.into()
@@ -86,7 +78,7 @@ impl Sdar {
             gen_length: Self::default_gen_length(),
             block_length: Self::default_block(),
             denoising_steps: Self::default_block(),
-            remasking_strategy: Self::default_remasking(),
+            remasking_strategy: Self::default_strategy(),
             confidence_threshold: Self::default_threshold(),
             temperature: 0.0,
             top_k: 0,
@@ -106,20 +98,14 @@ impl Sdar {
         Marks { mask: self.mask_id, ends: &self.stopping_criteria_idx.0 }
     }
 
-    /// Shortens the answer to what there is room for after the prompt.
-    pub(super) fn fit(&mut self, prompt: usize, shape: &EngineShape) {
-        self.gen_length = self.gen_length.min(shape.max_cache.saturating_sub(prompt)).max(1);
-    }
-
     pub(super) fn set_up(&self, task: &Task<'_>) -> Result<Setup<'_>, GenerateError> {
         if !task.suffix.is_empty() {
             return Err(GenerateError::Suffix("SDAR"));
         }
-        at_least_one(&[("gen_length", self.gen_length), ("denoising_steps", self.denoising_steps)])?;
+        at_least_one(&[("gen_length", self.gen_length)])?;
+        steps("denoising_steps", self.denoising_steps)?;
         self.confidence_threshold.check("confidence_threshold")?;
-        if self.mask_id as usize >= task.shape.vocab {
-            return wrong("mask_id", format!("{} is not below the model's {}", self.mask_id, task.shape.vocab));
-        }
+        strategy("remasking_strategy", self.remasking_strategy, &Self::STRATEGIES)?;
         let (block, prompt) = (self.block_length, task.prompt.len());
         let total = prompt.saturating_add(self.gen_length).div_ceil(block).saturating_mul(block);
         let need = match task.behaviour {
@@ -135,7 +121,7 @@ impl Sdar {
         let mut sequence = task.prompt.to_vec();
         sequence.resize(total, self.mask_id);
         Ok(Setup {
-            strategy: Box::new(Blocks { sdar: self, behaviour: task.behaviour, prompt, total, step: 0 }),
+            planner: Box::new(Decoding { sdar: self, behaviour: task.behaviour, prompt, total, step: 0 }),
             sampler: Sampler::new(sampling, Confidence::Prob, Some(self.mask_id), task.seed)?,
             marks: self.marks(),
             shifted: false,
@@ -146,7 +132,7 @@ impl Sdar {
 }
 
 /// A run: which block it is at follows from the cache, as every finished block is stored before the next.
-struct Blocks<'a> {
+struct Decoding<'a> {
     sdar: &'a Sdar,
     behaviour: Behaviour,
     prompt: usize,
@@ -154,12 +140,12 @@ struct Blocks<'a> {
     step: usize,
 }
 
-impl Blocks<'_> {
+impl Decoding<'_> {
     /// Whether no further pass matters. The original looks for end tokens after a block only, and stores the last one.
     fn is_over(&self, sequence: &[u32], cached: usize) -> bool {
         let new = &sequence[self.prompt..];
         match self.behaviour {
-            Behaviour::Answer => self.sdar.marks().answered(new),
+            Behaviour::Answer => !new.contains(&self.sdar.mask_id),
             Behaviour::Original => {
                 let stopped = self.step == 0 && new.iter().any(|id| self.sdar.stopping_criteria_idx.0.contains(id));
                 cached == self.total || stopped
@@ -168,7 +154,7 @@ impl Blocks<'_> {
     }
 }
 
-impl Strategy for Blocks<'_> {
+impl Planner for Decoding<'_> {
     fn plan(&mut self, sequence: &mut Vec<u32>, cached: usize) -> Option<Plan> {
         if self.is_over(sequence, cached) {
             return None;
@@ -193,9 +179,9 @@ impl Strategy for Blocks<'_> {
         let quota = share(sdar.block_length, sdar.denoising_steps, self.step).max(1);
         self.step += 1;
         match sdar.remasking_strategy {
-            Remasking::Sequential => (0..quota.min(proposals.len())).collect(),
-            Remasking::LowConfidenceStatic => best(proposals, quota),
-            Remasking::LowConfidenceDynamic => {
+            Strategy::Sequential => (0..quota.min(proposals.len())).collect(),
+            Strategy::LowConfidenceStatic => best(proposals, quota),
+            _ => {
                 let block = (first.position / sdar.block_length).saturating_sub(self.prompt / sdar.block_length);
                 let threshold = sdar.confidence_threshold.of_block(block);
                 best(proposals, sure(proposals, quota, |p| p > threshold))

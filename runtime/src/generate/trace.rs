@@ -41,7 +41,7 @@ pub struct Accepted {
     /// The token.
     pub token: u32,
     /// How sure the model was of it.
-    pub confidence: f32,
+    pub confidence: f64,
 }
 
 /// Why a run ended.

@@ -31,13 +31,13 @@ impl Draws {
     }
 
     /// An index drawn in proportion to `weights`, by inverting their cumulative sum; 0 when all are 0.
-    pub fn index(&mut self, weights: &[f32]) -> usize {
-        let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
+    pub fn index(&mut self, weights: &[f64]) -> usize {
+        let total: f64 = weights.iter().sum();
         let mut left = self.uniform() * total;
         let mut last = 0;
         for (i, &weight) in weights.iter().enumerate().filter(|&(_, &w)| w > 0.0) {
             last = i;
-            left -= f64::from(weight);
+            left -= weight;
             if left < 0.0 {
                 break;
             }

@@ -63,11 +63,14 @@ impl Sampling {
         Ok(())
     }
 
-    /// Turns a row of logits into the distribution tokens are chosen from.
-    pub fn distribution(&self, row: &mut [f32]) {
+    /// The distribution that tokens are chosen from.
+    #[must_use]
+    pub fn distribution(&self, logits: &[f32]) -> Vec<f64> {
         if self.choice == Choice::Gumbel {
-            return softmax(row);
+            return softmax(logits);
         }
+        let mut row = logits.to_vec();
+        let row = &mut row[..];
         if self.temperature > 0.0 {
             row.iter_mut().for_each(|l| *l /= self.temperature);
         }
@@ -81,26 +84,29 @@ impl Sampling {
                 top_k(row, self.top_k);
             }
         }
-        softmax(row);
+        softmax(row)
     }
 }
 
 /// The index of the largest entry, the lowest of equals; 0 for an empty row. NaN never wins.
 #[must_use]
-pub fn argmax(row: &[f32]) -> usize {
+pub fn argmax<T: PartialOrd + Copy>(row: &[T]) -> usize {
     let mut best = 0;
     for (i, &value) in row.iter().enumerate() {
-        if value > row[best] || row[best].is_nan() {
+        // Only NaN has no place beside itself.
+        if value > row[best] || row[best].partial_cmp(&row[best]).is_none() {
             best = i;
         }
     }
     best
 }
 
-/// Logits to probabilities, in place.
-pub fn softmax(row: &mut [f32]) {
-    let total = exponentials(row);
-    row.iter_mut().for_each(|e| *e = (f64::from(*e) / total) as f32);
+/// Logits to probabilities.
+#[must_use]
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
+    let mut row = logits.to_vec();
+    let total = exponentials(&mut row);
+    row.iter().map(|&e| f64::from(e) / total).collect()
 }
 
 /// Drops everything below the k-th largest entry; what equals it stays. `k = 0` and a k beyond the row keep all.
@@ -185,9 +191,14 @@ mod tests {
 
     #[test]
     fn a_dropped_entry_has_no_probability() {
-        let mut row = [1.0, DROPPED, f32::NEG_INFINITY, 1.0];
-        softmax(&mut row);
+        let row = softmax(&[1.0, DROPPED, f32::NEG_INFINITY, 1.0]);
         assert_eq!(row, [0.5, 0.0, 0.0, 0.5]);
         assert_eq!((argmax(&row), argmax(&[f32::NAN, 2.0, 2.0])), (0, 1));
+    }
+
+    #[test]
+    fn nearly_certain_is_not_certain() {
+        let (near, nearer) = (softmax(&[20.0, 0.0])[0], softmax(&[22.0, 0.0])[0]);
+        assert!(near < nearer && nearer < 1.0 && near as f32 == 1.0);
     }
 }

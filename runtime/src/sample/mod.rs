@@ -1,7 +1,7 @@
 //! From one row of logits to a token and how sure the model is of it.
 //!
-//! The primitives are those of the families' own samplers (temperature, top-k, top-p, softmax, confidences). They work
-//! on `f32` rows and add up in `f64`, with functions that give the same bits on every machine.
+//! The primitives are those of the families' own samplers (temperature, top-k, top-p, softmax, confidences). They filter
+//! `f32` logits and make `f64` probabilities of them, with functions that give the same bits on every machine.
 
 mod draws;
 mod filter;
@@ -43,18 +43,18 @@ pub enum Confidence {
 impl Confidence {
     /// The confidence of `token` in a distribution.
     #[must_use]
-    pub fn of(self, probabilities: &[f32], token: usize) -> f32 {
+    pub fn of(self, probabilities: &[f64], token: usize) -> f64 {
         match self {
             Self::Prob => probabilities[token],
             Self::Margin => {
-                let (best, second) = probabilities.iter().fold((0.0f32, 0.0f32), |(best, second), &p| {
+                let (best, second) = probabilities.iter().fold((0.0f64, 0.0f64), |(best, second), &p| {
                     if p > best { (p, best) } else { (best, second.max(p)) }
                 });
                 best - second
             }
             Self::NegEntropy => {
-                let term = |&p: &f32| f64::from(p) * libm::log(f64::from(p + 1e-10));
-                probabilities.iter().filter(|&&p| p > 0.0).map(term).sum::<f64>() as f32
+                let term = |&p: &f64| p * libm::log(p + 1e-10);
+                probabilities.iter().filter(|&&p| p > 0.0).map(term).sum()
             }
         }
     }
@@ -65,10 +65,10 @@ impl Confidence {
 pub struct Pick {
     /// The token chosen.
     pub token: u32,
-    /// Its probability in the filtered distribution; thresholds compare this.
-    pub probability: f32,
+    /// Its probability in the filtered distribution; thresholds compare this. Two that are nearly certain still differ.
+    pub probability: f64,
     /// How sure the model is; ranking compares this.
-    pub confidence: f32,
+    pub confidence: f64,
 }
 
 /// Chooses tokens, by the largest probability or by seeded draws.
@@ -78,7 +78,7 @@ pub struct Sampler {
     confidence: Confidence,
     never: Option<u32>,
     draws: Draws,
-    row: Vec<f32>,
+    row: Vec<f64>,
 }
 
 impl Sampler {
@@ -109,16 +109,14 @@ impl Sampler {
         if logits.is_empty() || (never.is_some() && logits.len() == 1) {
             return Err(SampleError::Row("there is none but the mask"));
         }
-        self.row.clear();
-        self.row.extend_from_slice(logits);
-        self.sampling.distribution(&mut self.row);
+        self.row = self.sampling.distribution(logits);
         // The filters may have left nothing but the mask; then the choice is made among the others.
         if let Some(id) = never
             && self.row.iter().enumerate().all(|(i, &p)| i == id || p == 0.0)
         {
-            self.row.copy_from_slice(logits);
-            self.row[id] = f32::NEG_INFINITY;
-            self.sampling.distribution(&mut self.row);
+            let mut others = logits.to_vec();
+            others[id] = f32::NEG_INFINITY;
+            self.row = self.sampling.distribution(&others);
         }
         let share = never.map_or(0.0, |id| std::mem::take(&mut self.row[id]));
         let token = match self.sampling.choice {

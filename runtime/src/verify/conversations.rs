@@ -122,7 +122,14 @@ fn answer_difference(text: &Text<'_>, entry: &Entry, new: &[u32]) -> Result<Opti
     let end = new.iter().position(|id| entry.end_ids.contains(id)).unwrap_or(new.len());
     let answer = &new[..end];
     if answer != entry.answer_ids {
-        return Ok(Some(format!("the answer has {} tokens before its end, not {}", end, entry.answer_ids.len())));
+        let at = answer.iter().zip(&entry.answer_ids).take_while(|(a, b)| a == b).count();
+        let (ours, theirs) = (answer.get(at..at + 1), entry.answer_ids.get(at..at + 1));
+        return Ok(Some(format!(
+            "the answer of {end} tokens, recorded with {}, differs from its token {at} on: {:?}, not {:?}",
+            entry.answer_ids.len(),
+            ours.unwrap_or_default(),
+            theirs.unwrap_or_default()
+        )));
     }
     // As it would be shown, token by token.
     let (mut stream, mut shown) = (TextStream::new(&text.chat.tokenizer), String::new());

@@ -10,7 +10,7 @@ use crate::sample::{argmax, softmax};
 use crate::session::{Attention, Store};
 
 /// What the probability of a recorded row may differ by.
-const PROBABILITY_LIMIT: f32 = 1e-4;
+const PROBABILITY_LIMIT: f64 = 1e-4;
 
 /// What is known of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Recording {
     /// `(pass, position, token)`: what changed after each pass, where it was recorded.
     pub accepted: Option<Vec<(usize, usize, u32)>>,
     /// For each pass the best token of every fed row and its probability among the raw logits, where it was recorded.
-    pub rows: Option<Vec<(Vec<u32>, Vec<f32>)>>,
+    pub rows: Option<Vec<(Vec<u32>, Vec<f64>)>>,
     /// The whole sequence at the end, prompt included.
     pub output: Vec<u32>,
 }
@@ -74,9 +74,9 @@ pub struct Candidate {
     /// The token.
     pub token: u32,
     /// Its probability by the raw logits of this run, where the row was asked for.
-    pub probability: Option<f32>,
+    pub probability: Option<f64>,
     /// Its probability in the recording, where there is one.
-    pub recorded_probability: Option<f32>,
+    pub recorded_probability: Option<f64>,
 }
 
 impl Departure {
@@ -143,6 +143,7 @@ impl std::fmt::Display for Forward {
 pub struct Comparison<'a> {
     recording: &'a Recording,
     attention: Attention,
+    ends: &'a [u32],
     /// Set at the first difference.
     pub departure: Option<Departure>,
 }
@@ -150,8 +151,8 @@ pub struct Comparison<'a> {
 impl<'a> Comparison<'a> {
     /// A comparison that has seen nothing yet.
     #[must_use]
-    pub fn new(recording: &'a Recording, algorithm: &Algorithm) -> Self {
-        Self { recording, attention: algorithm.attention(), departure: None }
+    pub fn new(recording: &'a Recording, algorithm: &'a Algorithm) -> Self {
+        Self { recording, attention: algorithm.attention(), ends: algorithm.end_ids(), departure: None }
     }
 
     /// Sees a pass; ends the run at the first difference.
@@ -166,9 +167,10 @@ impl<'a> Comparison<'a> {
     #[must_use]
     pub fn finish(self, trace: &Trace) -> Option<Departure> {
         let (ours, passes) = (&trace.tokens, trace.passes.len());
-        let plain = |what: String| Departure { pass: passes, row: None, what, recorded: None, found: None };
+        let pass = passes.saturating_sub(1);
+        let plain = |what: String| Departure { pass, row: None, what, recorded: None, found: None };
         let fewer = self.recording.forwards.as_ref().map(Vec::len).filter(|&want| want != passes);
-        let fewer = || fewer.map(|want| plain(format!("{passes} passes, not {want}")));
+        let fewer = || fewer.map(|want| plain(format!("it is the last of {passes}, recorded were {want}")));
         let output = || {
             let at = ours.iter().zip(&self.recording.output).take_while(|(a, b)| a == b).count();
             let (us, them) = (ours.len(), self.recording.output.len());
@@ -202,8 +204,11 @@ impl<'a> Comparison<'a> {
                 acceptance_departure(pass, &latest, &want, evidence)
             }
             None => {
+                // What lies behind the end may have been written over since.
+                let new = &self.recording.output[trace.prompt.min(self.recording.output.len())..];
+                let end = new.iter().position(|id| self.ends.contains(id)).map_or(usize::MAX, |at| trace.prompt + at);
                 let other = |&(position, token): &(usize, u32)| {
-                    let recorded = *self.recording.output.get(position)?;
+                    let recorded = *self.recording.output.get(position).filter(|_| position <= end)?;
                     (recorded != token).then_some((position, recorded))
                 };
                 let want = latest.iter().find_map(other)?;
@@ -214,7 +219,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// The first row whose best token or its probability is not the recorded one.
-fn row_departure(pass: usize, rows: &(Vec<u32>, Vec<f32>), evidence: &Evidence<'_>) -> Option<Departure> {
+fn row_departure(pass: usize, rows: &(Vec<u32>, Vec<f64>), evidence: &Evidence<'_>) -> Option<Departure> {
     let (tokens, probabilities) = rows;
     if evidence.rows.len() != tokens.len() || tokens.len() != probabilities.len() {
         let what = format!("{} rows, recorded with {}", evidence.rows.len(), tokens.len());
@@ -266,18 +271,11 @@ fn acceptance_departure(
 }
 
 impl Evidence<'_> {
-    /// The row that decides a position, where the pass fed it.
-    fn row_of(&self, position: usize) -> Option<u32> {
-        Some(position.checked_sub(self.start)?.saturating_sub(usize::from(self.shifted)) as u32)
-    }
-
     /// The distribution of the raw logits of a row, where it was asked for.
-    fn distribution(&self, row: u32) -> Option<Vec<f32>> {
+    fn distribution(&self, row: u32) -> Option<Vec<f64>> {
         let at = self.rows.binary_search(&row).ok()?;
         let width = self.logits.len() / self.rows.len();
-        let mut row = self.logits[at * width..(at + 1) * width].to_vec();
-        softmax(&mut row);
-        Some(row)
+        Some(softmax(&self.logits[at * width..(at + 1) * width]))
     }
 }
 

@@ -104,11 +104,9 @@ fn cosine_of(a: &[f32], b: &[f32]) -> f64 {
 
 /// `Σ p ln(p / q)` for the distributions of two rows of logits.
 fn divergence(a: &[f32], b: &[f32]) -> f64 {
-    let (mut p, mut q) = (a.to_vec(), b.to_vec());
-    softmax(&mut p);
-    softmax(&mut q);
+    let (p, q) = (softmax(a), softmax(b));
     let tiny = f64::from(f32::MIN_POSITIVE);
-    let part = |(p, q): (&f32, &f32)| f64::from(*p) * libm::log(f64::from(*p).max(tiny) / f64::from(*q).max(tiny));
+    let part = |(p, q): (&f64, &f64)| p * libm::log(p.max(tiny) / q.max(tiny));
     p.iter().zip(&q).filter(|(p, _)| **p > 0.0).map(part).sum::<f64>().max(0.0)
 }
 

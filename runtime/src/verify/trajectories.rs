@@ -37,7 +37,7 @@ struct Entry {
     num_forwards: Option<usize>,
     forwards: Vec<Forward>,
     accepted: Vec<(usize, usize, u32)>,
-    rows: Option<Vec<(Vec<u32>, Vec<f32>)>>,
+    rows: Option<Vec<(Vec<u32>, Vec<f64>)>>,
     #[serde(default)]
     uniform_draws_per_pass: Vec<Vec<f64>>,
 }
@@ -85,6 +85,9 @@ fn contradiction(run: &Entry, family: Option<&str>, mask_id: Option<u32>) -> Opt
     let passes = run.forwards.len();
     let greedy = run.params.get("greedy") == Some(&Value::Bool(true));
     let temperature = run.params.get("temperature").and_then(Value::as_f64).unwrap_or(0.0);
+    if greedy && temperature != 0.0 && temperature != 1.0 {
+        return Some(format!("is greedy at temperature {temperature}; only those at temperature 1 can be repeated"));
+    }
     if !greedy && temperature > 0.0 {
         return Some("was drawn at random, which cannot be repeated; record it with `greedy`".into());
     }
