@@ -16,6 +16,7 @@ pub struct Model {
     session: Session,
     chat: Chat,
     algorithm: Algorithm,
+    max_tokens: usize,
     run: Run<'static>,
 }
 
@@ -36,7 +37,13 @@ impl Model {
         let session = Session::new(engine, algorithm.attention())?;
         let limit = (behaviour == Behaviour::Answer).then_some(generation.max_tokens as usize);
         let run = Run { behaviour, seed: generation.seed, limit, ..Run::default() };
-        Ok(Model { session, chat: Chat::open(text)?, algorithm, run })
+        let max_tokens = generation.max_tokens as usize;
+        Ok(Model { session, chat: Chat::open(text)?, algorithm, max_tokens, run })
+    }
+
+    /// Most tokens of an answer.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
     }
 
     /// Positions that there is room for: see [`Algorithm::room`].

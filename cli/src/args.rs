@@ -144,7 +144,7 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "DIR")]
     pub(crate) against: Option<PathBuf>,
     /// Block length of the attention, where it is not the model's own
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) block: Option<u32>,
     /// What runs the artifact
     #[arg(long, value_enum, default_value_t)]
@@ -170,7 +170,7 @@ pub(crate) struct Run {
     /// A recipe, an artifact or its folder, or a checkpoint
     pub(crate) path: PathBuf,
     /// What to answer
-    #[arg(long, value_name = "TEXT", required_unless_present_any = ["prompts", "prefix", "suffix"])]
+    #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Option<String>,
     /// A file with one JSON object a line, each with a `prompt`; the answers are printed the same way
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
@@ -215,7 +215,7 @@ pub(crate) struct Gap {
     #[arg(long, value_name = "TEXT", requires = "length", conflicts_with_all = ["prompt", "prompts", "system"])]
     pub(crate) suffix: Option<String>,
     /// Tokens of the gap
-    #[arg(long, value_name = "N", conflicts_with = "max_tokens")]
+    #[arg(long, value_name = "N", conflicts_with = "max_tokens", allow_negative_numbers = true)]
     pub(crate) length: Option<u32>,
 }
 
@@ -227,13 +227,13 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "NAME")]
     pub(crate) algorithm: Option<String>,
     /// Most new tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) max_tokens: Option<u32>,
     /// 0 is greedy, up to 2
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Draw from the K most likely tokens; 0 is all
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", allow_negative_numbers = true)]
     pub(crate) top_k: Option<u32>,
     /// Draw from the most likely tokens that together reach P; 1 is all
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -242,22 +242,22 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) threshold: Option<f64>,
     /// Passes that a block (SDAR) or the whole answer (Dream, LLaDA) is meant to take
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) steps: Option<u32>,
     /// Which masks a pass fills: a word of the algorithm, such as low_confidence_static, entropy or random
     #[arg(long, value_name = "NAME")]
     pub(crate) strategy: Option<String>,
     /// Tokens decided together, for models with full attention
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) block: Option<u32>,
     /// Tokens of a small block (Fast-dLLM v2)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) small_block: Option<u32>,
     /// Keys and values reused within a block: none, block (Fast-dLLM v2), prefix or dual
     #[arg(long, value_name = "NAME")]
     pub(crate) reuse: Option<String>,
     /// Masks kept in view from the beginning of the block on (diffulex.canvas)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) window: Option<u32>,
     /// Where the schedule ends (Dream)
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
@@ -269,6 +269,6 @@ pub(crate) struct Sampling {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) guidance: Option<f32>,
     /// Seed of the draws
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) seed: Option<u64>,
 }

@@ -115,7 +115,7 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
         family: read.generation.as_ref().map(|g| g.family),
         generation: read.generation.ok_or_else(|| NOT_SAID.into()),
         block,
-        text: None,
+        text: file.parent().filter(|folder| folder.join("tokenizer.json").is_file()).map(Path::to_path_buf),
         artifact: Some(file.into()),
     })
 }
@@ -148,8 +148,10 @@ pub fn bundle(folder: &Path) -> Result<Opened, Error> {
     })
 }
 
-/// Tokens one step of a checkpoint takes at most.
+/// Tokens one step of a checkpoint takes at most, where a longer sequence can be fed in several.
 const CHECKPOINT_STEP: usize = 1024;
+/// The same where it cannot, because every token sees every other.
+const CHECKPOINT_SEQUENCE: usize = 8192;
 /// Cached positions of a checkpoint at most, where config.json knows no bound; caches grow as they are filled.
 const CHECKPOINT_CACHE: usize = 1 << 20;
 
@@ -178,7 +180,12 @@ fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Resul
     let config = checkpoint.config();
     let name = folder.file_name().map_or("checkpoint".into(), |n| n.to_string_lossy().into_owned());
     let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
-    let bounds = Sizes { t: CHECKPOINT_STEP, c: (config.max_positions as usize).min(CHECKPOINT_CACHE), r: 0 };
+    let positions = config.max_positions as usize;
+    let step = match config.family.facts().attention {
+        generation::Attention::BlockCausal => CHECKPOINT_STEP,
+        generation::Attention::Full => CHECKPOINT_SEQUENCE.min(positions),
+    };
+    let bounds = Sizes { t: step, c: positions.min(CHECKPOINT_CACHE), r: 0 };
     let imported = config.decoder.import(&name, bounds, &|name| checkpoint.tensor_type(name))?;
     // These leave every number as it is; only `quantize` rounds.
     let mut wanted = vec!["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];

@@ -18,6 +18,15 @@ pub enum Attention {
     Full,
 }
 
+impl std::fmt::Display for Attention {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Attention::BlockCausal(block) => write!(f, "blocks of {block}"),
+            Attention::Full => f.write_str("full attention"),
+        }
+    }
+}
+
 impl From<&Generation> for Attention {
     fn from(generation: &Generation) -> Attention {
         match generation.attention {

@@ -159,6 +159,17 @@ fn departures_are_explained() {
     std::fs::write(place.path("talks.json"), talks.to_string()).unwrap();
     let out = place.run("verify tiny --conversations talks.json").failed(1, &[]).out;
     assert!(out.contains("not \"something else\"") && out.contains("the prompt differs from byte"), "{out}");
+    // Recordings of another family, and of a model with another mask, are told apart before anything runs.
+    let other = format!("verify tiny --trajectories {}", fixture("llada/trajectories.json").display());
+    let out = place.run(&other).failed(1, &[]).out;
+    assert_eq!(out.matches("is recorded, but the model is of family dream").count(), 13, "{out}");
+    runs["trajectories"][0]["accepted"][3][2] = 0.into();
+    runs["trajectories"][0]["params"]["mask_id"] = 9.into();
+    runs["mask_id"] = 9.into();
+    std::fs::write(place.path("runs.json"), runs.to_string()).unwrap();
+    let out = place.run("verify tiny --trajectories runs.json").failed(1, &[]).out;
+    assert!(out.contains("the recording's mask token is 9, the model's 345"), "{out}");
+
     std::fs::remove_file(place.path("tiny")).unwrap();
     std::os::unix::fs::symlink(fixture("dream/tiny-sharded-bf16"), place.path("tiny")).unwrap();
     place.run("verify tiny --conversations talks.json").failed(2, &["give its folder with `--tokenizer`"]);
@@ -174,7 +185,9 @@ fn answers_of_every_family() {
         assert_eq!(checkpoint, answer("artifacts/tiny-xnnpack-f32"), "{family}");
         assert_eq!(checkpoint, answer("artifacts/tiny-xnnpack-f32/tiny-xnnpack-f32.pte --tokenizer tiny"), "{family}");
         let long = "word,".repeat(600);
-        place.run(&format!("run tiny.toml --only f32 --prompt {long}")).failed(1, &["positions; this build holds 192"]);
+        place
+            .run(&format!("run tiny.toml --only f32 --prompt {long}"))
+            .failed(1, &["leaves no room for an answer: this build holds 192 positions"]);
     }
 }
 
@@ -210,6 +223,8 @@ fn originals_run_by_their_names() {
         let err = run(&format!("--algorithm dream.diffusion_generate --steps 10 --strategy {alg} --alg-temp 0.5"));
         assert!(err.contains(" in 10 passes"), "{err}");
     }
+    let left = run("--algorithm dream.diffusion_generate_block --block 8 --steps 3");
+    assert!(left.contains("the algorithm left 21 positions undecided"), "{left}");
     run("--algorithm dream.diffusion_generate_block --block 8 --strategy confidence_threshold --reuse prefix");
     let sdar = self::place("sdar");
     sdar.run("run tiny --prompt x --block 8").failed(1, &["trained for blocks of 4"]);

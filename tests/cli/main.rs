@@ -218,7 +218,14 @@ fn verify_finds_what_is_wrong() {
     std::fs::copy(&pte, place.path("bare.pte")).unwrap();
     let said = place.run("verify bare.pte --against tiny");
     assert_eq!(said.status, 1, "{}{}", said.out, said.err);
-    assert!(said.out.contains("FAILED numbers"), "{}", said.out);
+    assert!(said.out.contains("FAILED weights") && said.out.contains("FAILED numbers"), "{}", said.out);
+    // Numbers that are none are found too, and are a failure like others.
+    let mut bytes = std::fs::read(&pte).unwrap();
+    bytes[middle..middle + 8].fill(0xff);
+    std::fs::write(place.path("bare.pte"), bytes).unwrap();
+    let said = place.run("verify bare.pte --against tiny");
+    assert_eq!(said.status, 1, "{}{}", said.out, said.err);
+    assert!(said.out.contains("FAILED structure   bare.pte") && said.out.contains("not finite"), "{}", said.out);
     std::fs::write(place.path("bare.pte"), &std::fs::read(&pte).unwrap()[..4096]).unwrap();
     let said = place.run("verify bare.pte --against tiny --message-format json");
     assert_eq!(said.status, 1, "{}{}", said.out, said.err);
@@ -250,9 +257,15 @@ fn run_answers() {
     assert_eq!(seeded(1), seeded(1));
     assert_ne!(seeded(1), seeded(2));
     let pte = "artifacts/tiny-xnnpack-f32/tiny-xnnpack-f32.pte";
-    place.run(&format!("run {pte} --prompt x")).failed(1, &["--tokenizer"]);
-    let bare = place.run(&format!("run {pte} --tokenizer tiny --prompt Hello --max-tokens 8")).ok();
-    assert_eq!(first.out, bare.out);
+    std::fs::copy(place.path(pte), place.path("bare.pte")).unwrap();
+    place.run("run bare.pte --prompt x").failed(1, &["bare.pte", "--tokenizer"]);
+    for bare in ["bare.pte --tokenizer tiny", pte] {
+        assert_eq!(first.out, place.run(&format!("run {bare} --prompt Hello --max-tokens 8")).ok().out);
+    }
+    let cut = place.run(&format!("run {pte} --prompt Hello --max-tokens 999")).ok();
+    assert!(cut.err.contains("the answer was cut to"), "{}", cut.err);
+    place.run("run tiny").failed(1, &["nothing to answer", "--prompts", "--suffix"]);
+    place.run("run tiny --prompt x --max-tokens -1").failed(2, &["invalid value '-1' for '--max-tokens <N>'"]);
     std::fs::write(place.path("asked.jsonl"), "{\"prompt\": \"Hello\"}\n\n{\"prompt\": \"Good day\"}\n").unwrap();
     let answers = place.run("run tiny --prompts asked.jsonl --max-tokens 8").ok().out;
     let answers: Vec<serde_json::Value> = answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -261,7 +274,9 @@ fn run_answers() {
     place.run("run tiny --prompt x --temperature 3").failed(1, &["--temperature is 3", "between 0 and 2"]);
     place.run("run tiny --prompt x --strategy best").failed(1, &["--strategy: there is no `best`", "sequential"]);
     let long = "word,".repeat(600);
-    place.run(&format!("run tiny.toml --prompt {long}")).failed(1, &["need", "positions; this build holds 128"]);
+    place
+        .run(&format!("run tiny.toml --prompt {long}"))
+        .failed(1, &["leaves no room for an answer: this build holds 128 positions"]);
 }
 
 #[test]
@@ -293,6 +308,9 @@ fn mistakes_are_told_with_their_place() {
     longer.run("build tiny.toml --set shape.block=8").failed(1, &["shape::block", "write `block = 4`"]);
     longer.run("build tiny.toml --only int4").failed(1, &["int4", "tiny-xnnpack-f16"]);
     longer.run("build nowhere.toml").failed(1, &["nowhere.toml"]);
+    let json = longer.run("build nowhere.toml --message-format json").failed(1, &[]).out;
+    let error: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(error["reason"] == "error" && error["message"].as_str().unwrap().contains("nowhere.toml"), "{json}");
     longer.run("run tiny.toml --prompt x --engine none").failed(2, &["tract", "executorch"]);
 }
 

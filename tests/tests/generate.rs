@@ -13,7 +13,7 @@ use diffulex_runtime::generate::{
 };
 use diffulex_runtime::sample::{argmax, softmax};
 use diffulex_runtime::session::{Attention, Session, Store};
-use diffulex_runtime::verify::Check;
+use diffulex_runtime::verify::{Check, Known};
 use diffulex_runtime::verify::{conversations, trajectories};
 use diffulex_tests::reference::{fixture, json};
 use serde_json::{Value, json};
@@ -146,7 +146,7 @@ fn our_own_verification_agrees() {
         assert_eq!(runs.len(), count);
         let mut session = Session::new(engines(family, 128).swap_remove(1), runs[0].algorithm.attention()).unwrap();
         for run in &runs {
-            assert!(trajectories::check(&mut session, run, false).unwrap().passed(), "{}", run.name);
+            assert!(trajectories::check(&mut session, &Known::default(), run, false).passed(), "{}", run.name);
         }
     }
 }
@@ -163,7 +163,8 @@ fn verification_finds_what_was_changed() {
             let mut all: Value = serde_json::from_str(&text).unwrap();
             change(&mut all["trajectories"][0]);
             std::fs::write(&file, all.to_string()).unwrap();
-            let check = trajectories::check(&mut session, &trajectories::read(&file).unwrap()[0], true).unwrap();
+            let run = &trajectories::read(&file).unwrap()[0];
+            let check = trajectories::check(&mut session, &Known::default(), run, true);
             let Check::Trajectory { departure, passed: false, .. } = check else {
                 panic!("{family}: {what}: {check:?}")
             };
@@ -293,8 +294,11 @@ fn verification_of_conversations_finds_what_was_changed() {
     for (family, _) in FAMILIES {
         let folder = fixture(&format!("{family}/tiny"));
         let chat = Chat::open(&folder).unwrap();
-        let ends = Checkpoint::open(&folder).unwrap().end_ids().unwrap();
-        let text = conversations::Text { chat: &chat, end_ids: Some(&ends) };
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let (mask, ends) = (checkpoint.mask_id().unwrap(), checkpoint.end_ids().unwrap());
+        let family_of = checkpoint.config().family;
+        let generation = Generation::defaults(family_of, None, mask, ends);
+        let model = Known { family: Some(family_of), generation: Some(&generation) };
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("chat.json");
         let mut session = Session::new(engines(family, 128).swap_remove(1), Attention::Full).unwrap();
@@ -303,7 +307,7 @@ fn verification_of_conversations_finds_what_was_changed() {
             change(&mut all[0]);
             std::fs::write(&file, all.to_string()).unwrap();
             let talk = &conversations::read(&file).unwrap()[0];
-            match conversations::check(&mut session, &text, 0, talk, true).unwrap() {
+            match conversations::check(&mut session, &model, &chat, 0, talk, true) {
                 Check::Conversation { difference, departure, passed, .. } => (passed, difference, departure),
                 other => panic!("{other:?}"),
             }
@@ -316,6 +320,8 @@ fn verification_of_conversations_finds_what_was_changed() {
         assert!(!changed(&|talk| talk["prompt_ids"][0] = json!(1)).0);
         assert!(!changed(&|talk| talk["answer_ids"][0] = json!(1)).0);
         assert!(!changed(&|talk| talk["end_ids"] = json!([9])).0);
+        let mask = changed(&|talk| talk["params"]["mask_id"] = json!(9)).1.unwrap();
+        assert!(mask.contains("mask token is 9"), "{mask}");
         let (passed, _, departure) = changed(&|talk| {
             let at = talk["prompt_ids"].as_array().unwrap().len() + 2;
             talk["output_ids"][at] = json!(1);

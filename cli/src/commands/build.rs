@@ -15,6 +15,14 @@ use crate::terminal::{bytes_bar, note, print, say};
 
 /// Runs the command.
 pub(crate) fn run(args: &Build) -> Result<bool, Error> {
+    let done = builds(args);
+    if let (MessageFormat::Json, Err(error)) = (args.message_format, &done) {
+        say(&format!("{}\n", serde_json::json!({ "reason": "error", "message": error.to_string() })))?;
+    }
+    done
+}
+
+fn builds(args: &Build) -> Result<bool, Error> {
     for plan in plans(&args.recipe, &args.places)? {
         for stage in args.stop_after.iter().chain(&args.explain) {
             if !build::goes_through(&plan, stage)? {

@@ -38,7 +38,7 @@ pub(crate) fn describe(check: &Check, explain: bool) -> String {
             format!("{mark} conversation {case}: {what}")
         }
         Check::Weights { compared, of, difference, .. } => match difference {
-            None => format!("{mark} weights     {compared} of {of} matrices compared, all equal"),
+            None => format!("{mark} weights     {compared} of {of} weights compared, all equal"),
             Some(difference) => format!("{mark} weights     {difference}"),
         },
         Check::Numbers(n) => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use diffulex_edge::Error;
 use diffulex_edge::answer::Model;
 use diffulex_edge::subject::{self, Kind, Opened};
-use diffulex_runtime::chat::Message;
+use diffulex_runtime::chat::{ChatError, Message};
 use diffulex_runtime::generate::{Behaviour, End, Trace};
 use serde::Deserialize;
 
@@ -42,10 +42,14 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => one(&mut model, args, prompt)?,
         (None, Some(file)) => many(&mut model, args, file)?,
-        (None, None) => filled(&mut model, args)?,
+        (None, None) if args.gap.length.is_some() => filled(&mut model, args)?,
+        (None, None) => return Err(Error::Usage(NOTHING.into())),
     }
     Ok(true)
 }
+
+const NOTHING: &str = "nothing to answer: give `--prompt TEXT` or `--prompts FILE`, or `--prefix`, `--suffix` and \
+                       `--length` for a gap";
 
 /// The first artifact of a recipe, alone built when stale and verified when asked; nothing when that fails.
 fn built(args: &Run) -> Result<Option<Opened>, Error> {
@@ -93,8 +97,17 @@ fn streamed(
     let (_, trace) = answer(model, &mut show).map_err(flags::named)?;
     failed?;
     print("\n")?;
-    if args.gap.length.is_none() && trace.end == End::Length && trace.tokens.len() >= model.room() {
-        note(&format!("the answer ends where the {} positions of this build are full", model.room()));
+    let cut = args.gap.length.is_none() && trace.end == End::Length && trace.answer().len() < model.max_tokens();
+    match trace.undecided {
+        0 if cut => {
+            let (tokens, room) = (trace.answer().len(), model.room());
+            note(&format!("the answer was cut to {tokens} tokens: more do not fit the {room} positions of this build"));
+        }
+        0 => {}
+        left if trace.end == End::Length => {
+            note(&format!("the algorithm left {left} positions undecided, as the original does with these settings"));
+        }
+        _ => {}
     }
     if args.stats {
         note(&stats(&trace));
@@ -130,7 +143,13 @@ fn ids(model: &Model, args: &Run, prompt: &str) -> Result<Vec<u32>, Error> {
     let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
     let system = args.system.iter().map(|text| message("system", text));
     let messages: Vec<Message> = system.chain([message("user", prompt)]).collect();
-    model.conversation(&messages)
+    model.conversation(&messages).map_err(|error| match error {
+        Error::Chat(ChatError::NoTemplate) => {
+            let path = args.path.display();
+            Error::Usage(format!("{path}: has no chat template; `--raw` continues the prompt as it stands"))
+        }
+        other => other,
+    })
 }
 
 fn stats(trace: &Trace) -> String {
@@ -142,7 +161,7 @@ fn stats(trace: &Trace) -> String {
     format!(
         "{} tokens in {} passes ({:.1} a pass), {:.0} tokens a second, {prompt}",
         trace.answer().len(),
-        trace.passes.len(),
+        trace.decoding_passes(),
         trace.tokens_per_pass(),
         trace.tokens_per_second(),
     )

@@ -62,7 +62,20 @@ fn planned(plan: &Plan, name: EngineName, explain: bool, verdict: &mut Verdict) 
     verdict.heading(&plan.build.name);
     let Some(artifact) = opened(&plan.folder, None, verdict)? else { return Ok(()) };
     let checkpoint = plan.checkpoint.folder();
-    verify::artifact(&artifact, checkpoint, &engine(name)?, explain, &mut |check| verdict.add(&check))
+    let done = verify::artifact(&artifact, checkpoint, &engine(name)?, explain, &mut |check| verdict.add(&check));
+    damaged(&artifact, done, verdict)
+}
+
+/// Numbers of an artifact that nothing can compute with are a failed check, not a failed verification.
+fn damaged(artifact: &Opened, done: Result<(), Error>, verdict: &mut Verdict) -> Result<(), Error> {
+    match (done, &artifact.artifact) {
+        (Err(error @ (Error::Weight(_) | Error::Lower(_) | Error::Session(_) | Error::Verify(_))), Some(file)) => {
+            let (what, problem) = (file.display().to_string(), Some(error.to_string()));
+            verdict.add(&Check::Structure { what, problem, passed: false });
+            Ok(())
+        }
+        (done, _) => done,
+    }
 }
 
 /// An artifact against the checkpoint that is given, or that its manifest names.
@@ -77,7 +90,8 @@ fn compared(
     let kind = subject::kind(path)?;
     if kind == Kind::Checkpoint {
         return Err(Error::Usage(format!(
-            "{}: a checkpoint is compared with recordings: give `--reference`, `--trajectories` or `--conversations`",
+            "{}: a checkpoint is compared with recordings: `verify` takes them as `--reference`, `--trajectories` and \
+             `--conversations`",
             path.display()
         )));
     }
@@ -91,7 +105,8 @@ fn compared(
         let path = path.display();
         Error::Usage(format!("{path}: give `--against CHECKPOINT`, the folder it was made from, or recordings"))
     })?;
-    verify::artifact(&artifact, &source, &engine(name)?, explain, &mut |check| verdict.add(&check))
+    let done = verify::artifact(&artifact, &source, &engine(name)?, explain, &mut |check| verdict.add(&check));
+    damaged(&artifact, done, verdict)
 }
 
 fn recordings(args: &Verify, path: &Path, verdict: &mut Verdict) -> Result<(), Error> {

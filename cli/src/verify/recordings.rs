@@ -6,7 +6,7 @@ use diffulex_runtime::chat::Chat;
 use diffulex_runtime::session::{Attention, Session};
 use diffulex_runtime::tract::TractEngine;
 use diffulex_runtime::verify::trajectories::{self, Trajectory};
-use diffulex_runtime::verify::{Limits, conversations, reference};
+use diffulex_runtime::verify::{Known, Limits, conversations, reference};
 
 use super::Report;
 use crate::Error;
@@ -45,21 +45,20 @@ pub fn recordings(
         let attention = attention(opened, recordings.block, &runs)?;
         logits(opened, engine, attention, recordings.references, report)?;
     }
-    if let Some(run) = runs.iter().flatten().next() {
-        let mut session = Session::new(opened.engine(engine)?, run.algorithm.attention())?;
+    let model = Known { family: opened.family, generation: opened.generation.as_ref().ok() };
+    if runs.iter().flatten().next().is_some() {
+        let mut session = Session::new(opened.engine(engine)?, Attention::Full)?;
         for trajectory in runs.iter().flatten() {
-            report(trajectories::check(&mut session, trajectory, recordings.explain)?);
+            report(trajectories::check(&mut session, &model, trajectory, recordings.explain));
         }
     }
-    if let Some(talk) = talks.iter().flatten().next() {
+    if talks.iter().flatten().next().is_some() {
         let folder = recordings.tokenizer.or(opened.text.as_deref());
         let folder = folder.ok_or_else(|| Error::Usage(format!("{}: {NO_TOKENIZER}", opened.name)))?;
         let chat = Chat::open(folder)?;
-        let end_ids = opened.generation.as_ref().ok().map(|g| g.end_ids.as_slice());
-        let text = conversations::Text { chat: &chat, end_ids };
-        let mut session = Session::new(opened.engine(engine)?, talk.algorithm.attention())?;
+        let mut session = Session::new(opened.engine(engine)?, Attention::Full)?;
         for (number, talk) in talks.iter().flatten().enumerate() {
-            report(conversations::check(&mut session, &text, number, talk, recordings.explain)?);
+            report(conversations::check(&mut session, &model, &chat, number, talk, recordings.explain));
         }
     }
     Ok(())

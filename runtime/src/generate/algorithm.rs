@@ -62,6 +62,38 @@ impl Algorithm {
         }
     }
 
+    /// The name of the original.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        match self {
+            Algorithm::Sdar(_) => Name::SdarBlockDiffusion,
+            Algorithm::FastDllm(_) => Name::FastDllmGenerate,
+            Algorithm::FastDllmBatch(_) => Name::FastDllmBatchSample,
+            Algorithm::Dream(_) => Name::DreamDiffusion,
+            Algorithm::DreamThreshold(_) => Name::DreamThreshold,
+            Algorithm::DreamBlock(_) => Name::DreamBlock,
+            Algorithm::Llada(_) => Name::LladaGsai,
+            Algorithm::LladaNv(_) => Name::LladaNv,
+            Algorithm::LladaNvPrefix(_) => Name::LladaNvPrefix,
+            Algorithm::LladaNvDual(_) => Name::LladaNvDual,
+            Algorithm::Canvas(_) => Name::Canvas,
+        }
+    }
+
+    /// The id that stands for a position that is not decided.
+    #[must_use]
+    pub fn mask_id(&self) -> u32 {
+        match self {
+            Algorithm::Sdar(p) => p.mask_id,
+            Algorithm::FastDllm(p) | Algorithm::FastDllmBatch(p) => p.mask_id,
+            Algorithm::Dream(p) | Algorithm::DreamThreshold(p) | Algorithm::DreamBlock(p) => p.mask_id,
+            Algorithm::Llada(p) | Algorithm::LladaNv(p) | Algorithm::LladaNvPrefix(p) | Algorithm::LladaNvDual(p) => {
+                p.mask_id
+            }
+            Algorithm::Canvas(p) => p.mask_id,
+        }
+    }
+
     /// The ids that end its answer.
     #[must_use]
     pub fn end_ids(&self) -> &[u32] {
@@ -272,7 +304,8 @@ fn dream(g: &Generation, alg: Strategy) -> Dream {
         alg_temp: g.alg_temp,
         eps: g.eps.unwrap_or(0.001),
         threshold: Thresholds(g.threshold.clone()),
-        block_length: (g.algorithm == Name::DreamBlock).then_some(g.block as usize),
+        // A block is never longer than the answer.
+        block_length: (g.algorithm == Name::DreamBlock).then_some(g.block.min(g.max_tokens) as usize),
         dual_cache: g.reuse == Reuse::Dual,
         temperature: g.temperature,
         top_p: (g.top_p < 1.0).then_some(g.top_p),
@@ -290,7 +323,8 @@ fn llada(g: &Generation) -> Result<Llada, GenerateError> {
     }
     Ok(Llada {
         gen_length: g.max_tokens as usize,
-        block_length: g.block as usize,
+        // A block is never longer than the answer.
+        block_length: g.block.min(g.max_tokens) as usize,
         steps: g.steps.unwrap_or(g.max_tokens) as usize,
         cfg_scale: g.guidance.unwrap_or(0.0),
         // Fast-dLLM accepts by the threshold, unless a number of passes is asked for.

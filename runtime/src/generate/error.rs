@@ -10,10 +10,7 @@ pub enum GenerateError {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// Prompt and answer do not fit the build.
-    #[error(
-        "a prompt of {prompt} tokens and {new} new ones need {need} positions; this build holds {room}: \
-         ask for fewer tokens, shorten the conversation or build with a larger shape"
-    )]
+    #[error("{}", too_long(*prompt, *new, *need, *room))]
     TooLong {
         /// Tokens of the prompt.
         prompt: usize,
@@ -64,4 +61,13 @@ pub enum GenerateError {
         /// Why.
         error: SessionError,
     },
+}
+
+fn too_long(prompt: usize, new: usize, need: usize, room: usize) -> String {
+    let what = match prompt >= room {
+        true => format!("a prompt of {prompt} tokens leaves no room for an answer: this build holds {room} positions"),
+        false => format!("{new} new tokens after a prompt of {prompt} need {need} positions; this build holds {room}"),
+    };
+    let answer = if prompt >= room { "" } else { "ask for fewer tokens, " };
+    format!("{what}: {answer}shorten the conversation or build with a larger shape")
 }

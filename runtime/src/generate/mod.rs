@@ -149,6 +149,8 @@ impl Marks<'_> {
 pub struct Evidence<'a> {
     /// The first position that was fed.
     pub start: usize,
+    /// Tokens fed.
+    pub fed: usize,
     /// Whether row `i` decides position `i + 1`.
     pub shifted: bool,
     /// The rows whose logits there are, counted from the first position fed.
@@ -163,7 +165,8 @@ impl Evidence<'_> {
     /// The row that decides a position, where the pass fed it.
     #[must_use]
     pub fn row_of(&self, position: usize) -> Option<u32> {
-        (position >= self.start).then(|| row_of(position, self.start, self.shifted))
+        let row = (position >= self.start).then(|| row_of(position, self.start, self.shifted))?;
+        ((row as usize) < self.fed).then_some(row)
     }
 }
 
@@ -210,7 +213,7 @@ pub fn infill(
     }
     if session.attention() != algorithm.attention() {
         let (mine, its) = (algorithm.attention(), session.attention());
-        return params::wrong("block_length", format!("makes the attention {mine:?}, but the session has {its:?}"));
+        return params::wrong("block_length", format!("makes for {mine}, but the session has {its}"));
     }
     let task = Task { prompt: prefix, suffix, behaviour: run.behaviour, seed: run.seed, shape: &shape };
     let setup = algorithm.set_up(&task)?;
@@ -269,7 +272,8 @@ fn passes(
             elapsed: started.elapsed(),
         });
         trace.update_answer(marks, run.limit);
-        let evidence = Evidence { start: plan.feed.start, shifted, rows: &rows, logits, proposals: &proposals };
+        let (start, fed) = (plan.feed.start, plan.feed.len());
+        let evidence = Evidence { start, fed, shifted, rows: &rows, logits, proposals: &proposals };
         if observer(&trace, &evidence).is_break() {
             trace.end = End::Stopped;
             break;

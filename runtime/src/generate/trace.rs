@@ -68,15 +68,27 @@ pub struct Trace {
     pub passes: Vec<Pass>,
     /// All accepted tokens, by pass and position.
     pub accepted: Vec<Accepted>,
-    /// Why it ended; `Length` while it runs.
+    /// Why it ended, as far as it is known.
     pub end: End,
+    /// Positions of the answer that were never decided: some originals leave masks behind.
+    pub undecided: usize,
     suffix: usize,
     answer: usize,
 }
 
 impl Trace {
     pub(super) fn new(tokens: Vec<u32>, prompt: usize, suffix: usize, reused: usize) -> Self {
-        Self { prompt, reused, tokens, passes: vec![], accepted: vec![], end: End::Length, suffix, answer: 0 }
+        Self {
+            prompt,
+            reused,
+            tokens,
+            passes: vec![],
+            accepted: vec![],
+            end: End::Length,
+            undecided: 0,
+            suffix,
+            answer: 0,
+        }
     }
 
     /// The new tokens before the first end token; no mask is among them.
@@ -95,8 +107,13 @@ impl Trace {
     /// Tokens of the answer for each pass after the prompt's.
     #[must_use]
     pub fn tokens_per_pass(&self) -> f64 {
-        let passes = self.passes.iter().filter(|p| !self.is_prefill(p)).count();
-        self.answer as f64 / passes.max(1) as f64
+        self.answer as f64 / self.decoding_passes().max(1) as f64
+    }
+
+    /// Passes after the prompt's.
+    #[must_use]
+    pub fn decoding_passes(&self) -> usize {
+        self.passes.iter().filter(|p| !self.is_prefill(p)).count()
     }
 
     /// Tokens of the answer a second, the prompt's passes not counted; 0 when no time passed.
@@ -143,7 +160,9 @@ impl Trace {
 
     pub(super) fn update_answer(&mut self, marks: Marks<'_>, limit: Option<usize>) {
         let new = self.prompt.min(self.tokens.len())..self.tokens.len().saturating_sub(self.suffix);
-        let (answer, ended) = marks.answer(&self.tokens[new]);
+        let new = &self.tokens[new];
+        let (answer, ended) = marks.answer(new);
+        self.undecided = new.iter().filter(|&&id| id == marks.mask).count();
         let within = limit.is_none_or(|limit| answer.len() <= limit);
         self.answer = limit.map_or(answer.len(), |limit| limit.min(answer.len()));
         if ended && within && self.end == End::Length {

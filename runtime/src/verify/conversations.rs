@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 
 use super::departure::{Comparison, Departure, Recording};
 use super::trajectories::algorithm;
-use super::{Check, VerifyError, read_json};
+use super::{Check, Known, VerifyError, read_json};
 use crate::chat::{Chat, ChatError, Message, Special, TextStream, Variables};
-use crate::generate::{Algorithm, Behaviour, Evidence, GenerateError, Run, Trace, generate};
+use crate::generate::{Algorithm, Behaviour, Evidence, Run, Trace, generate};
 use crate::session::Session;
 
 /// A recorded conversation.
@@ -55,25 +55,17 @@ pub fn read(file: &Path) -> Result<Vec<Conversation>, VerifyError> {
     entries.into_iter().enumerate().map(named).collect()
 }
 
-/// What a model's folder says of text: tokenizer and template, and the tokens that end an answer, where they are known.
-pub struct Text<'a> {
-    /// Tokenizer and template.
-    pub chat: &'a Chat,
-    /// The tokens that end an answer.
-    pub end_ids: Option<&'a [u32]>,
-}
-
 /// Holds one conversation: prompt text, prompt ids, generated ids, answer.
 ///
-/// # Errors
-/// When the run cannot be carried out. One that does not fit the engine has failed.
+/// One that cannot be carried out with this model has failed.
 pub fn check(
     session: &mut Session,
-    text: &Text<'_>,
+    model: &Known<'_>,
+    chat: &Chat,
     number: usize,
     conversation: &Conversation,
     all_rows: bool,
-) -> Result<Check, VerifyError> {
+) -> Check {
     let Conversation { algorithm, entry } = conversation;
     let said = entry.messages.last().map_or("", |m| m.content.as_str());
     let case = format!("{number}: {}", said.chars().take(40).collect::<String>());
@@ -84,33 +76,44 @@ pub fn check(
         difference,
         departure,
     };
-    if let Some(difference) = prompt_difference(text, entry)? {
-        return Ok(result(Some(difference), None));
+    let begins = match prompt_difference(model, chat, conversation) {
+        Ok(difference) => difference.map_or(Ok(()), Err),
+        Err(error) => Err(error.to_string()),
+    };
+    let begins = begins.and_then(|()| session.attend(algorithm.attention()).map_err(|e| e.to_string()));
+    if let Err(difference) = begins {
+        return result(Some(difference), None);
     }
-    session.attend(algorithm.attention())?;
     let recording = Recording { forwards: None, accepted: None, rows: None, output: entry.output_ids.clone() };
     let mut comparison = Comparison::new(&recording, algorithm);
     let run = Run { behaviour: Behaviour::Original, all_rows, ..Run::default() };
     let see = &mut |trace: &Trace, evidence: &Evidence<'_>| comparison.see(trace, evidence);
     let trace = match generate(session, algorithm, &entry.prompt_ids, run, see) {
-        Err(error @ GenerateError::TooLong { .. }) => return Ok(result(Some(error.to_string()), None)),
-        ran => ran?,
+        Err(error) => return result(Some(error.to_string()), None),
+        Ok(trace) => trace,
     };
-    let departure = comparison.finish(&trace);
-    let difference = match departure {
-        Some(_) => None,
-        None => answer_difference(text, entry, &trace.tokens[entry.prompt_ids.len()..])?,
-    };
-    Ok(result(difference, departure))
+    match comparison.finish(&trace) {
+        Some(departure) => result(None, Some(departure)),
+        None => {
+            let difference = answer_difference(chat, entry, &trace.tokens[entry.prompt_ids.len()..]);
+            result(difference.unwrap_or_else(|error| Some(error.to_string())), None)
+        }
+    }
 }
 
 /// What differs before the model is asked.
-fn prompt_difference(text: &Text<'_>, entry: &Entry) -> Result<Option<String>, ChatError> {
-    if let Some(id) = entry.end_ids.iter().find(|id| text.end_ids.is_some_and(|known| !known.contains(id))) {
-        let known = text.end_ids.unwrap_or_default();
+fn prompt_difference(model: &Known<'_>, chat: &Chat, talk: &Conversation) -> Result<Option<String>, ChatError> {
+    let entry = &talk.entry;
+    if let Some(what) = model.contradiction(&talk.algorithm) {
+        return Ok(Some(what));
+    }
+    if let Some(known) = model.generation
+        && let Some(id) = entry.end_ids.iter().find(|id| !known.end_ids.contains(id))
+    {
+        let known = &known.end_ids;
         return Ok(Some(format!("token {id} ends the recorded answer, but the model's end tokens are {known:?}")));
     }
-    let (prompt, ids) = text.chat.prompt(&entry.messages, &entry.kwargs)?;
+    let (prompt, ids) = chat.prompt(&entry.messages, &entry.kwargs)?;
     Ok(text_difference("the prompt", &prompt, &entry.prompt_text).or_else(|| {
         let at = ids.iter().zip(&entry.prompt_ids).take_while(|(a, b)| a == b).count();
         (ids != entry.prompt_ids).then(|| format!("the prompt's ids differ from position {at} on"))
@@ -118,7 +121,7 @@ fn prompt_difference(text: &Text<'_>, entry: &Entry) -> Result<Option<String>, C
 }
 
 /// What differs in the answer that the same ids make.
-fn answer_difference(text: &Text<'_>, entry: &Entry, new: &[u32]) -> Result<Option<String>, ChatError> {
+fn answer_difference(chat: &Chat, entry: &Entry, new: &[u32]) -> Result<Option<String>, ChatError> {
     let end = new.iter().position(|id| entry.end_ids.contains(id)).unwrap_or(new.len());
     let answer = &new[..end];
     if answer != entry.answer_ids {
@@ -132,14 +135,14 @@ fn answer_difference(text: &Text<'_>, entry: &Entry, new: &[u32]) -> Result<Opti
         )));
     }
     // As it would be shown, token by token.
-    let (mut stream, mut shown) = (TextStream::new(&text.chat.tokenizer), String::new());
+    let (mut stream, mut shown) = (TextStream::new(&chat.tokenizer), String::new());
     for end in 0..=answer.len() {
         shown += &stream.advance(&answer[..end])?;
     }
     shown += &stream.finish(answer)?;
     let plain = text_difference("the answer", &shown, &entry.answer_text);
     let Some(want) = entry.answer_text_with_special.as_ref().filter(|_| plain.is_none()) else { return Ok(plain) };
-    let with_special = text.chat.tokenizer.decode(answer, Special::Keep)?;
+    let with_special = chat.tokenizer.decode(answer, Special::Keep)?;
     Ok(text_difference("the answer with special tokens", &with_special, want))
 }
 

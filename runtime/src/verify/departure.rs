@@ -172,10 +172,15 @@ impl<'a> Comparison<'a> {
         let fewer = self.recording.forwards.as_ref().map(Vec::len).filter(|&want| want != passes);
         let fewer = || fewer.map(|want| plain(format!("it is the last of {passes}, recorded were {want}")));
         let output = || {
-            let at = ours.iter().zip(&self.recording.output).take_while(|(a, b)| a == b).count();
-            let (us, them) = (ours.len(), self.recording.output.len());
+            let theirs = &self.recording.output;
+            let at = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+            let (us, them) = (ours.len(), theirs.len());
             let what = format!("the output of {us} tokens, recorded with {them}, differs from position {at} on");
-            (*ours != self.recording.output).then(|| plain(what))
+            let candidate = |tokens: &[u32]| {
+                let token = *tokens.get(at)?;
+                Some(Candidate { position: at, token, probability: None, recorded_probability: None })
+            };
+            (*ours != *theirs).then(|| Departure { recorded: candidate(theirs), found: candidate(ours), ..plain(what) })
         };
         self.departure.or_else(fewer).or_else(output)
     }
@@ -294,7 +299,7 @@ impl std::fmt::Display for Candidate {
         write!(f, "token {} at position {}", self.token, self.position)?;
         match self.probability {
             Some(p) => write!(f, ", probability {p:.6} here")?,
-            None => f.write_str(", not asked for here")?,
+            None => f.write_str(", decided in another pass")?,
         }
         self.recorded_probability.map_or(Ok(()), |p| write!(f, ", {p:.6} in the recording"))
     }

@@ -3,7 +3,7 @@
 //! * [`mod@reference`]: logits and hidden states that somebody recorded, case by case;
 //! * [`trajectories`]: recorded generation runs, pass by pass and token by token;
 //! * [`conversations`]: recorded conversations, from the chat template to the text of the answer;
-//! * [`weights`]: the matrices of two modules, number by number;
+//! * [`weights`]: the weights of two modules, number by number;
 //! * [`numbers`]: two engines on the same tokens: errors, divergence, agreement, and the first layer that departs;
 //! * [`replies`]: greedy generation of two engines, token by token.
 //!
@@ -20,10 +20,10 @@ pub mod weights;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use diffulex_compiler::generation::{Family, Generation};
 use diffulex_compiler::ir::{Encoding, Module};
 
-use crate::chat::ChatError;
-use crate::generate::GenerateError;
+use crate::generate::{Algorithm, GenerateError};
 use crate::session::SessionError;
 use departure::Departure;
 
@@ -44,7 +44,7 @@ pub enum Check {
     Logits {
         /// Name of the case in the file.
         case: String,
-        /// The attention that was assumed: `BlockCausal(4)`.
+        /// The attention that was assumed: `blocks of 4`.
         attention: String,
         /// Rows compared.
         rows: usize,
@@ -87,11 +87,11 @@ pub enum Check {
         /// Whether nothing does.
         passed: bool,
     },
-    /// The matrices of an artifact, number by number.
+    /// The weights of an artifact, number by number.
     Weights {
-        /// Matrices that have the name of one of the source, and were compared.
+        /// Weights that stand for one of the source, and were compared.
         compared: usize,
-        /// Matrices of the artifact.
+        /// Weights of the artifact.
         of: usize,
         /// The first number that differs.
         difference: Option<String>,
@@ -163,9 +163,26 @@ pub enum VerifyError {
     /// A run failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
-    /// Tokenizer or chat template failed.
-    #[error(transparent)]
-    Chat(#[from] ChatError),
+}
+
+/// What is known of a model before it is run; a recording that says otherwise is one of another model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'a> {
+    /// Its family.
+    pub family: Option<Family>,
+    /// Its mask token, its end tokens and more.
+    pub generation: Option<&'a Generation>,
+}
+
+impl Known<'_> {
+    /// Says where an algorithm with its parameters is none of this model.
+    fn contradiction(&self, algorithm: &Algorithm) -> Option<String> {
+        if let Some(family) = self.family.filter(|family| !family.facts().algorithms.contains(&algorithm.name())) {
+            return Some(format!("{} is recorded, but the model is of family {family}", algorithm.name()));
+        }
+        let (own, recorded) = (self.generation?.mask_id, algorithm.mask_id());
+        (own != recorded).then(|| format!("the recording's mask token is {recorded}, the model's {own}"))
+    }
 }
 
 /// Largest recording that is read.

@@ -25,8 +25,10 @@ pub struct Case {
     pub name: String,
     /// Token ids, `[N]`.
     pub tokens: Vec<u32>,
-    /// Logits, `[N, rows]`.
+    /// Logits, `[N, vocabulary]`.
     pub logits: Vec<f32>,
+    /// Rows of the logits, N.
+    pub rows: usize,
     /// Hidden states by the part of their name after the case's, each `[N, hidden]`.
     pub hidden: BTreeMap<String, Vec<f32>>,
 }
@@ -45,7 +47,7 @@ pub fn read(file: &Path) -> Result<Vec<Case>, VerifyError> {
             return Err(wrong(format!("`{name}` is not named CASE.ids, CASE.logits or CASE.hidden.NAME")));
         };
         let tensor = tensors.tensor(name).map_err(|e| wrong(e.to_string()))?;
-        let empty = || Case { name: case.into(), tokens: vec![], logits: vec![], hidden: BTreeMap::new() };
+        let empty = || Case { name: case.into(), tokens: vec![], logits: vec![], rows: 0, hidden: BTreeMap::new() };
         let entry = cases.entry(case).or_insert_with(empty);
         let type_error = |want: &str| wrong(format!("`{name}` is {:?}, not {want}", tensor.dtype()));
         let floats = || tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
@@ -56,13 +58,16 @@ pub fn read(file: &Path) -> Result<Vec<Case>, VerifyError> {
                     ids.collect::<Result<_, _>>().map_err(|_| wrong(format!("`{name}` has a negative id")))?;
             }
             ("ids", _) => return Err(type_error("I64")),
-            ("logits", Dtype::F32) => entry.logits = floats(),
+            ("logits", Dtype::F32) => {
+                entry.logits = floats();
+                entry.rows = *tensor.shape().first().unwrap_or(&0);
+            }
             (_, Dtype::F32) if is_hidden(part) => _ = entry.hidden.insert(part.into(), floats()),
             (_, Dtype::F32) => return Err(wrong(format!("`{name}` is nothing that a recording has"))),
             _ => return Err(type_error("F32")),
         }
     }
-    match cases.values().find(|c| c.tokens.is_empty() || c.logits.len() % c.tokens.len() != 0 || c.logits.is_empty()) {
+    match cases.values().find(|c| c.tokens.is_empty() || c.rows != c.tokens.len() || c.logits.is_empty()) {
         Some(case) => Err(wrong(format!("case `{}` has no `ids` and `logits` that fit", case.name))),
         None if cases.is_empty() => Err(wrong("holds no case".into())),
         None => Ok(cases.into_values().collect()),
@@ -127,7 +132,7 @@ pub fn check(session: &mut Session, case: &Case, limit: f32) -> Result<Check, Ve
     let passed = error <= limit && hidden.values().all(|&e| e <= HIDDEN_LIMIT) && shown;
     Ok(Check::Logits {
         case: case.name.clone(),
-        attention: format!("{:?}", session.attention()),
+        attention: session.attention().to_string(),
         rows: rows.len(),
         max_error: error,
         limit,

@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::departure::{Comparison, Departure, Forward, Recording};
-use super::{Check, VerifyError, read_json};
-use crate::generate::{Algorithm, Behaviour, GenerateError, Run, generate};
+use super::{Check, Known, VerifyError, read_json};
+use crate::generate::{Algorithm, Behaviour, Run, generate};
 use crate::session::Session;
 
 /// A recorded run.
@@ -102,6 +102,10 @@ fn contradiction(run: &Entry, family: Option<&str>, mask_id: Option<u32>) -> Opt
     if run.num_forwards.is_some_and(|n| n != passes) {
         return Some(format!("`num_forwards` is {}, but {passes} are listed", run.num_forwards.unwrap_or_default()));
     }
+    let drawn = run.algorithm == "dream.diffusion_generate" && run.params.get("alg").is_none_or(|alg| alg == "origin");
+    if drawn && run.uniform_draws_per_pass.len() != passes {
+        return Some("was drawn at random, which only `uniform_draws_per_pass` of each pass can repeat".into());
+    }
     if run.rows.as_ref().is_some_and(|rows| rows.len() != passes) {
         return Some(format!("`rows` has not one entry for each of the {passes} passes"));
     }
@@ -111,28 +115,31 @@ fn contradiction(run: &Entry, family: Option<&str>, mask_id: Option<u32>) -> Opt
 /// The algorithm of a recording. Their greedy runs draw the argmax at temperature 1; ours are greedy at temperature 0.
 pub(super) fn algorithm(name: &str, params: &Map<String, Value>) -> Result<Algorithm, serde_json::Error> {
     let mut params = params.clone();
-    if params.remove("greedy") == Some(Value::Bool(true)) {
+    let number = params.get("temperature").is_none_or(Value::is_number);
+    if params.remove("greedy") == Some(Value::Bool(true)) && number {
         params.insert("temperature".into(), 0.0.into());
     }
     serde_json::from_value(serde_json::json!({ "algorithm": name, "params": params }))
 }
 
 /// Repeats a run and compares it, pass by pass, up to the first difference. With `all_rows` every row of every pass can
-/// be named in the result; else only those that decide something, or that were recorded.
-///
-/// # Errors
-/// When the run cannot be carried out. One that does not fit the engine has failed.
-pub fn check(session: &mut Session, trajectory: &Trajectory, all_rows: bool) -> Result<Check, VerifyError> {
+/// be named in the result; else only those that decide something, or that were recorded. A run that cannot be carried
+/// out with this model has failed.
+pub fn check(session: &mut Session, model: &Known<'_>, trajectory: &Trajectory, all_rows: bool) -> Check {
     let Trajectory { name, algorithm, prompt, draws, recording } = trajectory;
-    session.attend(algorithm.attention())?;
+    let begins = model.contradiction(algorithm).map_or(Ok(()), Err);
+    let begins = begins.and_then(|()| session.attend(algorithm.attention()).map_err(|e| e.to_string()));
+    if let Err(what) = begins {
+        let departure = Some(Departure::at_the_start(what));
+        return Check::Trajectory { name: name.clone(), passes: 0, tokens: 0, passed: false, departure };
+    }
     let all_rows = all_rows || recording.rows.is_some();
     let run = Run { behaviour: Behaviour::Original, draws, all_rows, ..Run::default() };
     let mut comparison = Comparison::new(recording, algorithm);
     let ran = generate(session, algorithm, prompt, run, &mut |trace, evidence| comparison.see(trace, evidence));
     let (passes, tokens, departure) = match ran {
         Ok(trace) => (trace.passes.len(), trace.tokens.len(), comparison.finish(&trace)),
-        Err(error @ GenerateError::TooLong { .. }) => (0, 0, Some(Departure::at_the_start(error.to_string()))),
-        Err(error) => return Err(error.into()),
+        Err(error) => (0, 0, Some(Departure::at_the_start(error.to_string()))),
     };
-    Ok(Check::Trajectory { name: name.clone(), passes, tokens, passed: departure.is_none(), departure })
+    Check::Trajectory { name: name.clone(), passes, tokens, passed: departure.is_none(), departure }
 }

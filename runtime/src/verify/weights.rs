@@ -1,8 +1,8 @@
-//! The matrices of two modules, number by number: what prompts never touch is compared too.
+//! The weights of two modules, number by number: what prompts never touch is compared too.
 
 use rayon::prelude::*;
 
-use diffulex_compiler::ir::{Encoding, Module, Weight, WeightError, WeightSource};
+use diffulex_compiler::ir::{Encoding, Module, Op, Weight, WeightError, WeightExpr, WeightSource};
 use diffulex_compiler::quant;
 
 use super::Check;
@@ -10,8 +10,9 @@ use super::Check;
 /// Numbers that are decoded at a time.
 const CHUNK: usize = 1 << 18;
 
-/// Compares the matrices that both modules have under the same name, each as its encoding keeps it. They must be equal
-/// to the bit.
+/// Compares each weight of `other` with what it stands for in the source, each as its encoding keeps it: they must be
+/// equal to the bit. That is the weight of the same name; for the second copy of a tied table the table, for a gain that
+/// took the scale of attention the two together, for the tables of the rotation their formula.
 ///
 /// # Errors
 /// When the numbers of a weight cannot be had.
@@ -19,13 +20,29 @@ pub fn compare(
     (source, numbers): (&Module, &dyn WeightSource),
     (other, others): (&Module, &dyn WeightSource),
 ) -> Result<Check, WeightError> {
-    let matrices: Vec<&Weight> = other.weights.iter().filter(|w| w.ty.shape.len() > 1).collect();
-    let pair = |w: &&Weight| source.weight_id(&w.name).map(|id| source.weight(id));
-    let found: Vec<(&Weight, &Weight)> = matrices.iter().filter_map(|w| Some((pair(w)?, *w))).collect();
+    let found: Vec<(Weight, &Weight)> = other.weights.iter().filter_map(|w| Some((origin(source, w)?, w))).collect();
     let differences: Vec<Option<String>> =
         found.par_iter().map(|(a, b)| difference(a, numbers, b, others)).collect::<Result<_, _>>()?;
     let (compared, first) = (found.len(), differences.into_iter().flatten().next());
-    Ok(Check::Weights { compared, of: matrices.len(), passed: first.is_none() && compared > 0, difference: first })
+    Ok(Check::Weights { compared, of: other.weights.len(), passed: first.is_none() && compared > 0, difference: first })
+}
+
+/// What a weight stands for in the source.
+fn origin(source: &Module, weight: &Weight) -> Option<Weight> {
+    let named = |name: &str| source.weight_id(name).map(|id| source.weight(id).clone());
+    let formula = |expr| Some(Weight { expr, ..weight.clone() });
+    let theta =
+        || source.nodes.iter().find_map(|n| if let Op::RopeCos { theta, .. } = n.op { Some(theta) } else { None });
+    let scale =
+        || source.nodes.iter().find_map(|n| if let Op::Attention { scale } = n.op { Some(scale) } else { None });
+    match (weight.name.as_str(), weight.name.rsplit_once('.')) {
+        ("rope.cos", _) => formula(WeightExpr::RopeCos(theta()?)),
+        ("rope.sin", _) => formula(WeightExpr::RopeSin(theta()?)),
+        (_, Some((gain, "scaled"))) => formula(WeightExpr::Scale(Box::new(named(gain)?.expr), scale()?)),
+        // A reader numbers names that occur again.
+        (name, Some((table, number))) if number.parse::<u32>().is_ok() => named(name).or_else(|| named(table)),
+        (name, _) => named(name),
+    }
 }
 
 /// The first number that differs, in words.
