@@ -7,6 +7,7 @@ pub use recordings::{Recordings, recordings};
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::Op;
 use diffulex_runtime::chat::{Chat, Message, Variables};
 use diffulex_runtime::generate::Algorithm;
 use diffulex_runtime::session::{Attention, Session};
@@ -81,7 +82,8 @@ pub fn artifact(
 
     let theirs = (&artifact.module, artifact.source.as_ref());
     report(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
-    let exactly = Limits::same_weights();
+    let exactly = Limits::same_weights(&artifact.module);
+    let rounds = artifact.module.nodes.iter().any(|node| node.op == Op::Int8Token);
     for (name, tokens) in &cases {
         report(Check::Numbers(numbers::compare(&mut exact, &mut other, name, tokens, exactly)?));
     }
@@ -106,7 +108,7 @@ pub fn artifact(
         let mut algorithm = greedy.clone();
         algorithm.fit(tokens.len(), other.shape());
         algorithm.shorten(REPLY);
-        report(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, explain)?);
+        report(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, explain, !rounds)?);
     }
     Ok(())
 }

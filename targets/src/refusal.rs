@@ -27,6 +27,16 @@ pub enum Refusal {
         /// Encodings that would work.
         nearest: &'static [Encoding],
     },
+    /// Rows of a weight cannot be cut into the groups of its encoding.
+    #[error("{place}: rows of {columns} numbers cannot be cut into groups of {group}")]
+    Group {
+        /// The weight.
+        place: String,
+        /// Numbers in a row.
+        columns: usize,
+        /// Numbers in a group.
+        group: usize,
+    },
     /// The target cannot compute in this type.
     #[error("{place}: this target does not compute in {dtype}")]
     DType {
@@ -61,6 +71,7 @@ impl Refusal {
         match self {
             Refusal::Op { place, .. }
             | Refusal::Encoding { place, .. }
+            | Refusal::Group { place, .. }
             | Refusal::DType { place, .. }
             | Refusal::Shape { place, .. }
             | Refusal::Step { place, .. } => place,
@@ -76,7 +87,7 @@ impl Refusal {
                 (!names.is_empty()).then(|| names.join(" or "))
             }
             Refusal::DType { nearest, .. } => Some(nearest.name().to_string()),
-            Refusal::Shape { .. } | Refusal::Step { .. } => None,
+            Refusal::Group { .. } | Refusal::Shape { .. } | Refusal::Step { .. } => None,
         }
     }
 }

@@ -189,6 +189,32 @@ fn verify_speaks_to_machines_and_people() {
 }
 
 #[test]
+fn quantized_artifacts_equal_what_the_source_rounds_to() {
+    let place = Place::with(
+        "quant = [\"int8\", \"8da8w\", \"mixed\"]\n\n[quant.mixed]\nweights = \"int4\"\ngroup = 64\n\
+         activations = \"dynamic-int8\"\ntable = \"f32\"\nkeep = { int8 = [\"lm_head\", \"*.mlp.*\"] }",
+    );
+    let said = place.run("verify tiny.toml").ok().out;
+    for scheme in ["int8", "8da8w", "mixed"] {
+        assert!(said.contains(&format!("tiny-xnnpack-{scheme}")), "{said}");
+        let shown = place.run(&format!("show artifacts/tiny-xnnpack-{scheme} --ir")).ok().out;
+        assert_eq!(shown.contains("int8_token"), scheme != "int8", "{shown}");
+        assert_eq!(shown.contains("int4.g64[64, 128]"), scheme == "mixed", "{shown}");
+        let answer = place.run(&format!("run artifacts/tiny-xnnpack-{scheme} --prompt Hello --max-tokens 8")).ok();
+        assert!(!answer.out.is_empty(), "{scheme}");
+    }
+    // One bit of a scale is enough to be found.
+    let file = place.path("artifacts/tiny-xnnpack-int8/tiny-xnnpack-int8.pte");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let end = bytes.len();
+    let scale = (0..end - 3).rev().step_by(4).find(|&at| bytes[at + 3] == 0x3c).expect("a scale about 0.01");
+    bytes[scale] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let said = place.run("verify artifacts/tiny-xnnpack-int8/tiny-xnnpack-int8.pte --against tiny");
+    assert!(said.status == 1 && said.out.contains("FAILED weights"), "{}", said.out);
+}
+
+#[test]
 fn verify_finds_what_is_wrong() {
     let place = Place::new();
     place.run("build tiny.toml --only f32").ok();
@@ -303,6 +329,8 @@ fn mistakes_are_told_with_their_place() {
     );
     let other = Place::with("quant = [\"f16\"]\n\n[quant.f16]\nkeep = { f32 = [\"lm_haed\"] }");
     other.run("build tiny.toml").failed(1, &["quant::keep", "`lm_haed` names no matrix"]);
+    let groups = Place::with("quant = [\"8da4w\"]");
+    snapshot("refused-group", &groups.run("build tiny.toml").failed(1, &[]).err);
     let longer = Place::new();
     longer.run("build tiny.toml --set shape.cache=1024").failed(1, &["shape::cache", "the model knows 512 positions"]);
     longer.run("build tiny.toml --set shape.block=8").failed(1, &["shape::block", "write `block = 4`"]);

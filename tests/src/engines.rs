@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
-use diffulex_compiler::ir::{Encoding, Module, Sizes};
+use diffulex_compiler::ir::{Module, Sizes};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_edge::subject::{self, EngineChoice};
@@ -19,7 +19,7 @@ use crate::reference::Reference;
 /// The plain reference, our engine on the checkpoint, our engine on the `.pte` read back, and ExecuTorch on the same
 /// file where it is installed: all for f32 weights, so all must agree.
 pub fn all(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Vec<Box<dyn Engine>> {
-    let pte = pte(checkpoint, max_tokens, max_cache, Encoding::F32);
+    let pte = pte(checkpoint, max_tokens, max_cache, &Scheme::F32);
     let mut engines: Vec<Box<dyn Engine>> = vec![
         Box::new(Reference::open(checkpoint, max_tokens, max_cache)),
         tract(checkpoint, max_tokens, max_cache),
@@ -33,20 +33,21 @@ pub fn all(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Vec<Box<dy
 pub fn tract(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Box<dyn Engine> {
     let checkpoint = Arc::new(Checkpoint::open(checkpoint).unwrap());
     let wanted = ["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
-    let module = module(&checkpoint, max_tokens, max_cache, &wanted, Encoding::F32);
+    let module = module(&checkpoint, max_tokens, max_cache, &wanted, &Scheme::F32);
     Box::new(TractEngine::new(&module, checkpoint).unwrap())
 }
 
 /// The `.pte` of a checkpoint, in the folder for temporary files of these tests.
-pub fn pte(checkpoint: &Path, max_tokens: usize, max_cache: usize, weights: Encoding) -> PathBuf {
+pub fn pte(checkpoint: &Path, max_tokens: usize, max_cache: usize, scheme: &Scheme) -> PathBuf {
     // `dream-tiny`
     let parts: Vec<_> = checkpoint.iter().rev().take(2).map(|part| part.to_string_lossy()).collect();
     let name = format!("{}-{}", parts[1], parts[0]);
     let folder = target().join("tmp/pte");
     std::fs::create_dir_all(&folder).unwrap();
-    let path = folder.join(format!("{name}-{max_tokens}-{max_cache}-{weights}.pte"));
+    let tokens = if scheme.int8_tokens { "-int8-tokens" } else { "" };
+    let path = folder.join(format!("{name}-{max_tokens}-{max_cache}-{}-{}{tokens}.pte", scheme.weights, scheme.table));
     let checkpoint = Checkpoint::open(checkpoint).unwrap();
-    let module = module(&checkpoint, max_tokens, max_cache, Target::Xnnpack.passes(), weights);
+    let module = module(&checkpoint, max_tokens, max_cache, Target::Xnnpack.passes(), scheme);
     let legal = Target::Xnnpack.legalize(&module).unwrap();
     // Tests run side by side and may want the same file: each writes its own and renames it.
     let own = tempfile::NamedTempFile::new_in(&folder).unwrap();
@@ -89,8 +90,8 @@ fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(beside, PathBuf::from)
 }
 
-fn module(checkpoint: &Checkpoint, t: usize, c: usize, wanted: &[&str], weights: Encoding) -> Module {
+fn module(checkpoint: &Checkpoint, t: usize, c: usize, wanted: &[&str], scheme: &Scheme) -> Module {
     let decoder = &checkpoint.config().decoder;
     let module = decoder.import("tiny", Sizes { t, c, r: 0 }, &|name| checkpoint.tensor_type(name)).unwrap();
-    passes::run(module, wanted, &Scheme { weights, keep: vec![] }, &mut |_| {}).unwrap()
+    passes::run(module, wanted, scheme, &mut |_| {}).unwrap()
 }

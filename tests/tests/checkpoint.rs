@@ -53,13 +53,13 @@ impl Folder {
     fn of(family: Family, config: Value, decoder: &Decoder, encoding: &dyn Fn(&str) -> Encoding) -> Folder {
         let all = Tensors::random(decoder, 5, encoding);
         let tensors = names::expected(decoder, family.facts().stored_name).into_iter().map(|e| {
-            let (ty, bytes) = all.0[&e.name].clone();
+            let (ty, rows) = all.0[&e.name].clone();
             let dtype = match ty.encoding {
                 Encoding::F32 => "F32",
                 Encoding::F16 => "F16",
                 _ => "BF16",
             };
-            (e.stored, dtype, ty.shape.iter().map(|&n| u64::from(n)).collect(), bytes)
+            (e.stored, dtype, ty.shape.iter().map(|&n| u64::from(n)).collect(), rows.values)
         });
         Folder { dir: TempDir::new().unwrap(), config, tensors: tensors.collect() }
     }
@@ -144,7 +144,7 @@ fn numbers(source: &dyn WeightSource, name: &str) -> Vec<f32> {
     let tensor = source.tensor(name).unwrap();
     assert_eq!(tensor.bytes.len() as u64, tensor.ty.bytes());
     let mut numbers = Vec::new();
-    quant::decode(tensor.ty.encoding, tensor.bytes, &mut numbers);
+    tensor.rows().decode(&mut numbers);
     numbers
 }
 

@@ -68,6 +68,12 @@ fn one_number_at_a_time() {
     ] {
         check(op, &[x.clone(), y.clone()], &array(&[2, 2], &expected));
     }
+    // From -1 to 4 there are 255 steps of 1/51; 0 is level -77. A row without a range stays what it is.
+    let x = array(&[2, 4], &[-1.0, 0.0, 0.49 / 51.0, 4.0, 0.0, 0.0, 0.0, 0.0]);
+    check(Op::Int8Token, &[x], &array(&[2, 4], &[-1.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 0.0]));
+    // 255 steps of 1/25.5 from 0; ties go to the even level.
+    let x = array(&[1, 4], &[10.0, 0.5 / 25.5, 1.5 / 25.5, 2.0]);
+    check(Op::Int8Token, &[x], &array(&[1, 4], &[10.0, 0.0, 2.0 / 25.5, 2.0]));
     // A large number must not overflow on the way.
     check(Op::Silu, &[array(&[2], &[200.0, -200.0])], &array(&[2], &[200.0, -0.0]));
 }
@@ -423,7 +429,7 @@ fn check_reference(checkpoint: &str, file: &str, block: usize, cases: &[&str]) {
     let bounds = Sizes { t: 64, c: 64, r: 0 };
     let imported = decoder.import("tiny", bounds, &|name| checkpoint.tensor_type(name)).unwrap();
     let fusions = ["fold-scale", "fuse-qkv", "fuse-gate-up", "fuse-swiglu", "drop-dead"];
-    let scheme = Scheme { weights: Encoding::F32, keep: vec![] };
+    let scheme = Scheme::F32;
     let fused = passes::run(imported.clone(), &fusions, &scheme, &mut |_| ()).unwrap();
     let wanted = small::references(file);
     let near = |got: &[f32], name: String, limit: f64| {

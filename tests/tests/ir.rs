@@ -29,7 +29,7 @@ fn stages() -> Vec<(String, Module)> {
     ir::verify(&imported).unwrap();
     let mut stages = vec![("imported".to_string(), imported.clone())];
     let all: Vec<&str> = passes::PASSES.iter().map(|p| p.name).collect();
-    let scheme = Scheme { weights: Encoding::F16, keep: vec![] };
+    let scheme = Scheme::float(Encoding::F16);
     let observe = &mut |step: passes::Step<'_>| stages.push((step.pass.name.to_string(), step.module.clone()));
     passes::run(imported, &all, &scheme, observe).unwrap();
     stages
@@ -187,6 +187,7 @@ impl<'a> Wild<'a> {
             let (dim, number) = (Dim::fixed(1 + self.choices.below(3)), self.choices.below(4));
             let op = self.choices.of(&[
                 Op::Silu,
+                Op::Int8Token,
                 Op::Add,
                 Op::Mul,
                 Op::Linear,
@@ -677,6 +678,7 @@ fn every_op_has_a_typing_rule() {
             "scale inf is not finite",
         ),
         (Op::Silu, "i64[T]", "cannot compute with i64[T]"),
+        (Op::Int8Token, "i32[T, 4]", "cannot compute with i32[T, 4]"),
         (Op::Swiglu, "f32[T, 3]", "3 columns have no two halves"),
         (Op::Swiglu, "f32[4, T]", "not known while compiling"),
         (Op::Swiglu, "f32[]", "has no last axis"),

@@ -13,7 +13,7 @@ use diffulex_compiler::quant::{self, Scheme};
 use proptest::prelude::*;
 use small::{Choices, Random, Tensors, ids, import, inputs, step, value};
 
-const F16: Scheme = Scheme { weights: Encoding::F16, keep: vec![] };
+const F16: Scheme = Scheme::float(Encoding::F16);
 
 /// A random small network with weights, and a step to run it on.
 struct Case {
@@ -154,7 +154,7 @@ proptest! {
         let mut case = Case::new(&bytes, |_| ());
         case.tensors = Tensors::random(&case.decoder, 9, &|_| Encoding::BF16);
         case.module = import(&case.decoder, &case.tensors);
-        let (module, after) = case.after(&["quantize"], &Scheme { weights: Encoding::F32, keep: vec![] });
+        let (module, after) = case.after(&["quantize"], &Scheme::F32);
         check_equal(&case.before(), &after);
         prop_assert!(module.weights.iter().all(|w| w.ty.encoding == Encoding::F32));
         prop_assert_eq!(module.stage, Stage::Quantized);
@@ -218,10 +218,11 @@ proptest! {
 }
 
 fn numbers(case: &Case, weight: &ir::Weight) -> Vec<f32> {
-    let (mut exact, mut bytes, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    weight.expr.rows(&case.tensors, weight.ty.columns(), 0..weight.ty.rows(), &mut exact).unwrap();
-    quant::encode(weight.ty.encoding, &exact, &mut bytes).unwrap();
-    quant::decode(weight.ty.encoding, &bytes, &mut kept);
+    let (mut exact, mut rows, mut kept) = (Vec::new(), quant::Encoded::default(), Vec::new());
+    let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
+    weight.expr.rows(&case.tensors, columns, 0..weight.ty.rows(), &mut exact).unwrap();
+    quant::encode(encoding, columns, &exact, &mut rows).unwrap();
+    rows.rows(encoding, columns).decode(&mut kept);
     kept
 }
 
@@ -522,7 +523,7 @@ fn the_first_pattern_that_matches_decides() {
         ("layers.1.*", Encoding::F32),
         ("*norm", Encoding::F16),
     ];
-    let scheme = Scheme { weights: Encoding::F16, keep: keep.map(|(p, e)| (p.to_string(), e)).to_vec() };
+    let scheme = Scheme { keep: keep.map(|(p, e)| (p.to_string(), e)).to_vec(), ..F16 };
     let mut decoder = small::decoder(&mut Choices(&[]));
     (decoder.layers, decoder.tied) = (2, false);
     let module = import(&decoder, &Tensors::random(&decoder, 1, &|_| Encoding::F32));

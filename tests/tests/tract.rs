@@ -252,15 +252,17 @@ fn refused(change: impl FnOnce(&mut Memory)) -> String {
 fn bad_weights_are_named_at_load() {
     let missing = refused(|m| drop(m.0.remove("layers.1.o_proj")));
     assert_eq!(missing, "weight `layers.1.o_proj`: there is no tensor `layers.1.o_proj`");
-    let infinite =
-        refused(|m| m.0.get_mut("lm_head").unwrap().1[4 * 45..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes()));
+    let infinite = refused(|m| {
+        m.0.get_mut("lm_head").unwrap().1.values[4 * 45..][..4].copy_from_slice(&f32::INFINITY.to_le_bytes())
+    });
     assert_eq!(infinite, "weight `lm_head`, tensor `lm_head`: row 1, column 5 is not finite");
-    let nan = refused(|m| m.0.get_mut("layers.0.q_norm").unwrap().1[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
+    let nan =
+        refused(|m| m.0.get_mut("layers.0.q_norm").unwrap().1.values[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
     assert_eq!(nan, "weight `layers.0.q_norm`: weight `layers.0.q_norm`, row 2, column 0: NaN cannot be stored as f32");
     let short = refused(|m| {
-        let (ty, bytes) = m.0.get_mut("embed_tokens").unwrap();
+        let (ty, rows) = m.0.get_mut("embed_tokens").unwrap();
         ty.shape[0] = 100;
-        bytes.truncate(100 * 160);
+        rows.values.truncate(100 * 160);
     });
     assert_eq!(short, "weight `embed_tokens`: tensor `embed_tokens`: has 100 rows, not 101");
     let narrow = refused(|m| m.0.get_mut("layers.2.k_proj").unwrap().0.shape[1] = 8);

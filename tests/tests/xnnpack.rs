@@ -233,7 +233,7 @@ struct Numbers {
 impl WeightSource for Numbers {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
         let (ty, bytes) = self.tensors.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
-        Ok(StoredTensor { ty: ty.clone(), bytes })
+        Ok(StoredTensor { ty: ty.clone(), bytes, scales: &[] })
     }
 
     fn release(&self, name: &str) {
@@ -250,9 +250,9 @@ impl Numbers {
         let mut add = |name: String, shape: &[u32], scale: f32, shift: f32| {
             let count = shape.iter().product::<u32>();
             let numbers: Vec<f32> = (0..count).map(|_| random.number() * scale + shift).collect();
-            let mut bytes = Vec::new();
-            quant::encode(Encoding::F32, &numbers, &mut bytes).unwrap();
-            all.tensors.insert(name, (WeightType::new(Encoding::F32, shape), bytes));
+            let (mut rows, ty) = (quant::Encoded::default(), WeightType::new(Encoding::F32, shape));
+            quant::encode(Encoding::F32, ty.columns(), &numbers, &mut rows).unwrap();
+            all.tensors.insert(name, (ty, rows.values));
         };
         add("embed_tokens".into(), &[m.vocab, m.hidden], 1.0, 0.0);
         add("lm_head".into(), &[m.vocab, m.hidden], 0.5, 0.0);
@@ -416,7 +416,35 @@ fn what_xnnpack_lacks_is_refused_by_name() {
         "w : bf16[8, 8]",
         "%y = linear %x, @w : f32[1, T, 8]",
         "@w: this target cannot use bf16 for a filter",
-        Some("f32 or f16"),
+        Some("f32 or f16 or int8.row or int4.row"),
+    );
+    refused(
+        "w : int4.g32[8, 64]",
+        "%z = concat %x, %x, %x, %x, %x, %x, %x, %x {axis = 2} : f32[1, T, 64]
+         %y = linear %z, @w : f32[1, T, 8]",
+        "@w: this target cannot use int4.g32 for a filter",
+        Some("f32 or f16 or int8.row or int4.row"),
+    );
+    refused(
+        "w : int4.g32[8, 8]",
+        "%z = int8_token %x : f32[1, T, 8]
+         %y = linear %z, @w : f32[1, T, 8]",
+        "@w: rows of 8 numbers cannot be cut into groups of 32",
+        None,
+    );
+    refused(
+        "w : f16[8, 8]",
+        "%z = int8_token %x : f32[1, T, 8]
+         %y = linear %z, @w : f32[1, T, 8]",
+        "@w: this target cannot use f16 for a filter of int8 tokens",
+        Some("int8.row or int4.row or int4.g32 or int4.g64 or int4.g128"),
+    );
+    refused(
+        "w : int8.row[8, 8]",
+        "%z = int8_token %x : f32[1, T, 8]
+         %y = add %z, %x : f32[1, T, 8]",
+        "%y: only a filter takes tokens in int8",
+        None,
     );
     refused(
         "t : bf16[5, 8]",
@@ -474,7 +502,7 @@ struct Table;
 
 impl WeightSource for Table {
     fn tensor(&self, _: &str) -> Result<StoredTensor<'_>, WeightError> {
-        Ok(StoredTensor { ty: WeightType::new(Encoding::F32, [5, 8]), bytes: &[0; 160] })
+        Ok(StoredTensor { ty: WeightType::new(Encoding::F32, [5, 8]), bytes: &[0; 160], scales: &[] })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Module, Sizes, verify};
+use diffulex_compiler::ir::{Encoding, Module, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
@@ -156,7 +156,9 @@ fn generation_json(generation: &Generation) -> String {
 /// A pattern of `keep` that names no matrix is a slip of the pen, not a wish; vectors are always f32.
 fn unmatched_patterns(plan: &Plan, module: &Module) -> Result<(), Diagnostics> {
     let matrices = || module.weights.iter().filter(|w| w.ty.shape.len() > 1);
-    let matches = |pattern: &str| matrices().any(|w| quant::matches(pattern, &w.name));
+    // A head that is the table too has a name of its own only where the two are stored differently.
+    let names = || matrices().map(|w| w.name.as_str()).chain(["lm_head"]);
+    let matches = |pattern: &str| names().any(|name| quant::matches(pattern, name));
     let wrong = plan.build.quant.keep.iter().filter(|(_, pattern)| !matches(pattern)).map(|(_, pattern)| {
         let message = format!("`{}` names no matrix of build {}", pattern.value, plan.build.name);
         let help = format!("`build --only {} --stop-after quantize` prints the names", plan.build.name);
@@ -172,14 +174,29 @@ fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
     let met = format!("first met at {} in build {}", described(module, refusal.place()), plan.build.name);
     let diagnostic = match refusal {
         Refusal::Encoding { place, encoding, role, nearest } => {
-            let origin = plan.encoding_origin(place.trim_start_matches('@')).origin;
+            let table = *role == "table";
+            let origin = plan.encoding_origin(place.trim_start_matches('@'), table).origin;
             let message = format!("{target} cannot use {encoding} weights as a {role}");
-            let names: Vec<String> = nearest.iter().map(|e| format!("`weights = \"{e}\"`")).collect();
+            // A scheme that does not speak of tables means them too.
+            let key = if table && plan.build.quant.table.is_some() { "table" } else { "weights" };
+            let names: Vec<String> = nearest.iter().map(|e| format!("`{key} = {}`", in_recipe(*e))).collect();
             Diagnostic::refusal("quant::encoding", message)
                 .label(&origin, "not for this target")
                 .label(&plan.build.target.origin, "asked for here")
                 .note(met)
                 .help(format!("write {}", names.join(" or ")))
+        }
+        Refusal::Group { place, columns, group } => {
+            let name = place.trim_start_matches('@');
+            let origin = plan.encoding_origin(name, false).origin;
+            Diagnostic::refusal(
+                "quant::group-size",
+                format!("{target} cannot cut rows of {columns} into groups of {group}"),
+            )
+            .label(&origin, format!("groups of {group}"))
+            .label(&plan.build.target.origin, "asked for here")
+            .note(met)
+            .help(format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{name}\"]`"))
         }
         other => {
             let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}"))
@@ -192,6 +209,15 @@ fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
         }
     };
     Error::Recipe(Diagnostics(vec![diagnostic]))
+}
+
+/// `int4.g32` → `"int4", group = 32`.
+fn in_recipe(encoding: Encoding) -> String {
+    let numbers = encoding.name().split('.').next().unwrap_or_default();
+    match encoding.group() {
+        Some(group) => format!("\"{numbers}\", group = {group}"),
+        None => format!("\"{numbers}\""),
+    }
 }
 
 /// `@lm_head` → `lm_head, bf16[384, 64]`.

@@ -158,7 +158,7 @@ impl Plan {
     ];
 
     /// The value of the recipe that decided the encoding of a weight, for refusals.
-    pub fn encoding_origin(&self, weight: &str) -> Located<Encoding> {
-        self.build.quant.encoding_of(weight)
+    pub fn encoding_origin(&self, weight: &str, table: bool) -> Located<Encoding> {
+        self.build.quant.encoding_of(weight, table)
     }
 }

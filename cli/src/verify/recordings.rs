@@ -89,7 +89,7 @@ fn logits(
         for case in &cases {
             let largest = case.logits.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             // A checkpoint is its own source, and so is an f32 artifact; other encodings may differ by their own limit.
-            let limit = match limits == Limits::same_weights() || opened.artifact.is_none() {
+            let limit = match limits == Limits::same_weights(&opened.module) || opened.artifact.is_none() {
                 true => reference::LOGITS_LIMIT,
                 false => limits.max_error * largest,
             };

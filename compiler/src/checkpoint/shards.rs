@@ -117,7 +117,7 @@ impl Shards {
     /// A tensor by its name.
     pub fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
         let place = self.tensors.get(name)?;
-        Some(StoredTensor { ty: place.ty.clone().ok()?, bytes: self.bytes(place) })
+        Some(StoredTensor { ty: place.ty.clone().ok()?, bytes: self.bytes(place), scales: &[] })
     }
 
     /// Gives the pages of a tensor back to the system; reading it again maps them anew.

@@ -111,7 +111,7 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
             floats(args)?;
             attention(args)
         }
-        Op::Silu | Op::Neg | Op::Square | Op::Rsqrt | Op::Sigmoid | Op::Softmax => {
+        Op::Silu | Op::Int8Token | Op::Neg | Op::Square | Op::Rsqrt | Op::Sigmoid | Op::Softmax => {
             count(1)?;
             floats(args)?;
             Ok(args[0].clone())

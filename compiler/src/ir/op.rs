@@ -54,6 +54,10 @@ pub enum Op {
     },
     /// `x · sigmoid(x)`.
     Silu,
+    /// Each row of the last axis rounded to 256 levels of its own, as dynamic quantization feeds it to a filter: with
+    /// `s = 255 / (max(row, 0) − min(row, 0))` and a zero point `z`, a whole number from −128 to 127 that keeps 0 exact,
+    /// `x` becomes `(clamp(round(x·s) + z) − z) / s`. Ties go to the even number.
+    Int8Token,
     /// `swiglu %x`: `silu(a) · b` for the two halves `a`, `b` of the last axis.
     Swiglu,
     /// `gather_rows %x, %rows`: `[1, T, H]`, `[R]` → `[1, R, H]`.
@@ -133,6 +137,7 @@ impl Op {
             Op::Cached => "cached",
             Op::Attention { .. } => "attention",
             Op::Silu => "silu",
+            Op::Int8Token => "int8_token",
             Op::Swiglu => "swiglu",
             Op::GatherRows => "gather_rows",
             Op::Add => "add",

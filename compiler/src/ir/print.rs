@@ -200,6 +200,7 @@ fn write_attributes(line: &mut String, op: &Op) {
         | Op::Rope
         | Op::Cached
         | Op::Silu
+        | Op::Int8Token
         | Op::Swiglu
         | Op::GatherRows
         | Op::Add

@@ -28,6 +28,16 @@ choices! {
         F16 = "f16",
         /// bfloat16, the upper half of a single, little-endian.
         BF16 = "bf16",
+        /// A byte a number, one scale a row.
+        Int8Row = "int8.row",
+        /// Half a byte a number, a scale for each 32 inputs.
+        Int4G32 = "int4.g32",
+        /// The same for each 64 inputs.
+        Int4G64 = "int4.g64",
+        /// The same for each 128 inputs.
+        Int4G128 = "int4.g128",
+        /// Half a byte a number, one scale a row.
+        Int4Row = "int4.row",
     }
 }
 
@@ -53,12 +63,38 @@ impl DType {
 }
 
 impl Encoding {
-    /// Bytes of one row of `columns` numbers.
+    /// Bytes of the numbers of one row of `columns` numbers.
     pub fn row_bytes(self, columns: usize) -> usize {
         match self {
             Encoding::F32 => 4 * columns,
             Encoding::F16 | Encoding::BF16 => 2 * columns,
+            Encoding::Int8Row => columns,
+            Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => columns.div_ceil(2),
         }
+    }
+
+    /// Bytes of the scales of one row of `columns` numbers, which lie apart from the numbers.
+    pub fn scale_bytes(self, columns: usize) -> usize {
+        match (self, self.group()) {
+            (_, Some(group)) => 2 * columns.div_ceil(group),
+            (Encoding::Int8Row | Encoding::Int4Row, None) => 4,
+            _ => 0,
+        }
+    }
+
+    /// Inputs that share a scale, where a row has several.
+    pub fn group(self) -> Option<usize> {
+        match self {
+            Encoding::Int4G32 => Some(32),
+            Encoding::Int4G64 => Some(64),
+            Encoding::Int4G128 => Some(128),
+            _ => None,
+        }
+    }
+
+    /// Whether numbers are stored as floats, each by itself.
+    pub fn is_float(self) -> bool {
+        matches!(self, Encoding::F32 | Encoding::F16 | Encoding::BF16)
     }
 }
 
@@ -210,14 +246,24 @@ impl WeightType {
         self.shape.iter().skip(1).map(|&n| n as usize).product()
     }
 
-    /// Bytes of one stored row.
+    /// Bytes of the numbers of one stored row.
     pub fn row_bytes(&self) -> usize {
         self.encoding.row_bytes(self.columns())
     }
 
-    /// Bytes of the whole weight.
-    pub fn bytes(&self) -> u64 {
+    /// Bytes of the scales of one stored row.
+    pub fn scale_bytes(&self) -> usize {
+        self.encoding.scale_bytes(self.columns())
+    }
+
+    /// Bytes of all numbers.
+    pub fn value_bytes(&self) -> u64 {
         self.rows() as u64 * self.row_bytes() as u64
+    }
+
+    /// Bytes of the whole weight, scales included.
+    pub fn bytes(&self) -> u64 {
+        self.rows() as u64 * (self.row_bytes() + self.scale_bytes()) as u64
     }
 }
 

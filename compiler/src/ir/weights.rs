@@ -6,7 +6,8 @@
 use std::ops::Range;
 
 use super::types::{Encoding, WeightType};
-use crate::{math, quant};
+use crate::math;
+use crate::quant::Rows;
 
 /// Deepest nesting of an expression; a stored tensor has depth 1.
 pub(crate) const MAX_DEPTH: usize = 16;
@@ -28,8 +29,18 @@ pub trait WeightSource: Send + Sync {
 pub struct StoredTensor<'a> {
     /// Encoding and shape.
     pub ty: WeightType,
-    /// Exactly `ty.bytes()` bytes.
+    /// Its numbers: exactly `ty.value_bytes()` bytes.
     pub bytes: &'a [u8],
+    /// Its scales: exactly `ty.scale_bytes()` bytes a row.
+    pub scales: &'a [u8],
+}
+
+impl<'a> StoredTensor<'a> {
+    /// Its rows.
+    pub fn rows(&self) -> Rows<'a> {
+        let (encoding, columns) = (self.ty.encoding, self.ty.columns());
+        Rows { encoding, columns, values: self.bytes, scales: self.scales }
+    }
 }
 
 /// How the numbers of a weight come about.
@@ -131,8 +142,7 @@ impl WeightExpr {
     ) -> Result<(), WeightError> {
         match self {
             WeightExpr::Stored(name) => {
-                let stored = stored_rows(source, name, columns, &range)?;
-                quant::decode(stored.0, stored.1, out);
+                stored_rows(source, name, columns, &range)?.decode(out);
             }
             WeightExpr::Rows(parts) => {
                 let mut first = 0;
@@ -177,19 +187,19 @@ impl WeightExpr {
     }
 }
 
-/// Encoding and bytes of some rows of a stored tensor.
+/// Some rows of a stored tensor.
 fn stored_rows<'a>(
     source: &'a dyn WeightSource,
     name: &str,
     columns: usize,
     range: &Range<usize>,
-) -> Result<(Encoding, &'a [u8]), WeightError> {
+) -> Result<Rows<'a>, WeightError> {
     let tensor = source.tensor(name)?;
     check_columns(name, &tensor.ty, columns)?;
-    let width = tensor.ty.row_bytes();
-    match tensor.bytes.get(range.start * width..range.end * width) {
-        Some(bytes) => Ok((tensor.ty.encoding, bytes)),
-        None => Err(WeightError::Unfit {
+    let rows = tensor.rows();
+    match range.start <= range.end && range.end <= rows.count() {
+        true => Ok(rows.range(range.start, range.end)),
+        false => Err(WeightError::Unfit {
             name: name.to_string(),
             what: format!("has {} rows, not {}", tensor.ty.rows(), range.end),
         }),

@@ -1,12 +1,16 @@
 //! Which weight gets which encoding.
 
-use crate::ir::{Encoding, Weight};
+use crate::ir::Encoding;
 
-/// Encodings of the weights of one build.
+/// Encodings of the weights of one build, and what its filters are given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scheme {
-    /// For every matrix that no pattern names. Vectors (gains, biases) are always f32.
+    /// For every filter that no pattern names. Vectors (gains, biases) are always f32.
     pub weights: Encoding,
+    /// For every table of tokens that no pattern names.
+    pub table: Encoding,
+    /// Quantized filters are given tokens that are rounded to int8 when they are computed.
+    pub int8_tokens: bool,
     /// Name patterns with the encoding of the matrices they match; the first match counts. Names are those of the
     /// printed module, where `qkv_proj` stands for three projections that were joined.
     pub keep: Vec<(String, Encoding)>,
@@ -14,15 +18,25 @@ pub struct Scheme {
 
 impl Scheme {
     /// Every weight in f32.
-    pub const F32: Scheme = Scheme { weights: Encoding::F32, keep: Vec::new() };
+    pub const F32: Scheme = Scheme::float(Encoding::F32);
 
-    /// The encoding of one weight.
-    pub fn encoding(&self, weight: &Weight) -> Encoding {
-        if weight.ty.shape.len() < 2 {
-            return Encoding::F32;
-        }
-        let kept = self.keep.iter().find(|(pattern, _)| matches(pattern, &weight.name));
-        kept.map_or(self.weights, |(_, encoding)| *encoding)
+    /// Every matrix in one encoding of floats.
+    pub const fn float(weights: Encoding) -> Scheme {
+        Scheme { weights, table: weights, int8_tokens: false, keep: Vec::new() }
+    }
+
+    /// The encoding of a filter of this name.
+    pub fn filter(&self, name: &str) -> Encoding {
+        self.kept(name).unwrap_or(self.weights)
+    }
+
+    /// The encoding of a table of this name.
+    pub fn table(&self, name: &str) -> Encoding {
+        self.kept(name).unwrap_or(self.table)
+    }
+
+    fn kept(&self, name: &str) -> Option<Encoding> {
+        self.keep.iter().find(|(pattern, _)| matches(pattern, name)).map(|(_, encoding)| *encoding)
     }
 }
 

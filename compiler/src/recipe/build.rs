@@ -117,8 +117,12 @@ pub struct Generate {
 pub struct QuantScheme {
     /// The scheme's name; the place is the element of `matrix.quant`.
     pub name: Located<String>,
-    /// How weights are stored.
+    /// How filters are stored.
     pub weights: Located<Encoding>,
+    /// How the table of tokens is stored; as filters are, or in f16 where they are quantized, if it does not say.
+    pub table: Option<Located<Encoding>>,
+    /// Quantized filters are given tokens that are rounded to int8 when they are computed.
+    pub int8_tokens: bool,
     /// Weights stored otherwise, by name pattern; the most precise encoding first.
     pub keep: Vec<(Encoding, Located<String>)>,
 }
@@ -184,14 +188,20 @@ impl QuantScheme {
     /// The scheme without the places of its values.
     pub fn scheme(&self) -> quant::Scheme {
         let keep = self.keep.iter().map(|(encoding, pattern)| (pattern.value.clone(), *encoding)).collect();
-        quant::Scheme { weights: self.weights.value, keep }
+        quant::Scheme { weights: self.weights.value, table: self.tables().value, int8_tokens: self.int8_tokens, keep }
     }
 
-    /// How the weight of this name is stored: as the first pattern of `keep` that matches says, else as `weights`.
-    /// The place is the one to point at when the encoding does not fit.
-    pub fn encoding_of(&self, weight: &str) -> Located<Encoding> {
+    fn tables(&self) -> Located<Encoding> {
+        let beside = if self.weights.value.is_float() { self.weights.value } else { Encoding::F16 };
+        self.table.clone().unwrap_or_else(|| Located::new(beside, self.weights.origin.clone()))
+    }
+
+    /// How the filter or `table` of this name is stored: as the first pattern of `keep` that matches says, else as all
+    /// of its kind. The place is the one to point at when the encoding does not fit.
+    pub fn encoding_of(&self, weight: &str, table: bool) -> Located<Encoding> {
         match self.keep.iter().find(|(_, pattern)| quant::matches(pattern, weight)) {
             Some((encoding, pattern)) => Located::new(*encoding, pattern.origin.clone()),
+            None if table => self.tables(),
             None => self.weights.clone(),
         }
     }

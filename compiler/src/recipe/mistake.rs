@@ -47,6 +47,8 @@ pub enum Mistake {
     PrefillExceedsCache { prefill: u32, cache: u32 },
     #[error("`{pattern}` is kept in two encodings")]
     KeptTwice { pattern: String },
+    #[error("`{key}` has no effect")]
+    NoEffect { key: String, why: &'static str },
     #[error("{subject} names {value} twice")]
     Repeated { subject: String, value: String },
     #[error("there is no quantization scheme `{name}`")]
@@ -82,6 +84,7 @@ impl Mistake {
             Self::MissingKey { .. } => "recipe::missing-key",
             Self::NotMultipleOfBlock { .. } | Self::PrefillExceedsCache { .. } => "recipe::shape",
             Self::KeptTwice { .. } => "recipe::kept-twice",
+            Self::NoEffect { .. } => "recipe::no-effect",
             Self::Repeated { .. } => "recipe::repeated",
             Self::UnknownScheme { .. } => "recipe::unknown-scheme",
             Self::ExceptMatchesNothing { .. } => "recipe::except",
@@ -114,6 +117,7 @@ impl Mistake {
             Self::NotMultipleOfBlock { block, .. } => format!("not a multiple of {block}"),
             Self::PrefillExceedsCache { cache, .. } => format!("more than {cache}"),
             Self::KeptTwice { .. } | Self::Repeated { .. } => "again here".into(),
+            Self::NoEffect { why, .. } => (*why).into(),
             Self::UnknownScheme { .. } => "not a scheme of this recipe".into(),
             Self::ExceptMatchesNothing { .. } => "matches nothing".into(),
             Self::NothingToBuild => "these cover every combination".into(),

@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use build::{Build, Generate, Model, QuantScheme, Shape, Sizes, Target};
-pub use choice::TargetName;
+pub use choice::{Activations, Numbers, TargetName};
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Note, Severity};
 pub use mistake::Mistake;
 pub use source::{Located, Origin, SourceFile};
@@ -237,10 +237,10 @@ mod tests {
         assert_eq!((*build.shape.block, *build.generate.seed), (4, 0));
         assert_eq!(*build.generate.threshold, [0.9, 0.8]);
         assert_eq!(build.target.name(), TargetName::Xnnpack);
-        let encoding = build.quant.encoding_of("final.norm");
+        let encoding = build.quant.encoding_of("final.norm", false);
         assert_eq!((encoding.value, encoding.origin.line()), (Encoding::F32, 4));
-        assert_eq!(*build.quant.encoding_of("layers.0.norm"), Encoding::BF16);
-        assert_eq!(*build.quant.encoding_of("lm_head"), Encoding::F16);
+        assert_eq!(*build.quant.encoding_of("layers.0.norm", false), Encoding::BF16);
+        assert_eq!(*build.quant.encoding_of("lm_head", false), Encoding::F16);
     }
 
     #[test]
@@ -288,13 +288,14 @@ mod tests {
                 for extreme in [min, max] {
                     let set = format!("{path}={extreme}");
                     let mistakes = load_pair(COMPLETE, "", &[&set]).err().map_or_else(Vec::new, |found| found.0);
-                    // A size asks for the others.
-                    let others = ["recipe::shape", "recipe::missing-key"];
+                    // A size asks for the others; a group is for int4 alone.
+                    let others = ["recipe::shape", "recipe::missing-key", "recipe::no-effect"];
                     assert!(mistakes.iter().all(|mistake| others.contains(&mistake.code())), "{set}: {mistakes:?}");
                 }
             }
         }
-        // The example of `except` leaves out the other scheme.
-        recipe(&child.replace("matrix.quant = [\"f16\"]", "matrix.quant = [\"f16\", \"f32\"]"), &[]);
+        // The example of `except` leaves out the other scheme; that of `group` is for int4.
+        let child = child.replace("matrix.quant = [\"f16\"]", "matrix.quant = [\"f16\", \"f32\"]");
+        recipe(&child.replace("weights = \"f16\"", "weights = \"int4\""), &[]);
     }
 }

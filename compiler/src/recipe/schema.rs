@@ -4,13 +4,12 @@
 
 use std::fmt;
 
-use super::choice::TargetName;
+use super::choice::{Activations, Numbers, TargetName};
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
-use crate::ir::Encoding;
 
 /// One row of [`KEYS`].
 pub(super) struct Key {
-    /// The dotted path. `NAME` stands for any scheme name, `ENCODING` for one of [`Encoding::NAMES`].
+    /// The dotted path. `NAME` stands for any scheme name, `ENCODING` for one of [`Numbers::NAMES`].
     pub(super) path: &'static str,
     pub(super) kind: Kind,
     /// A usual value, offered when the key is missing.
@@ -95,7 +94,10 @@ pub(super) const KEYS: &[Key] = &[
     key("generate.max_tokens", Kind::Integer { min: 1, max: 1 << 20 }, "256",                    "tokens generated at most"),
     key("generate.seed",       Kind::Integer { min: 0, max: u64::MAX }, "0",                     "seed of the sampler's random numbers"),
 
-    key("quant.NAME.weights",  Kind::Choice(Encoding::NAMES),          "\"f16\"",                "how weights are stored"),
+    key("quant.NAME.weights",  Kind::Choice(Numbers::NAMES),           "\"f16\"",               "how filters are stored"),
+    key("quant.NAME.group",    Kind::Integer { min: 0, max: 128 },     "32",                     "inputs that share a scale of int4: 32, 64, 128, or 0 for a whole row"),
+    key("quant.NAME.activations", Kind::Choice(Activations::NAMES),    "\"float\"",              "what quantized filters are given"),
+    key("quant.NAME.table",    Kind::Choice(Numbers::NAMES),           "\"f16\"",                "how the table of tokens is stored; left out, as weights are, or f16 beside int8 and int4"),
     key("quant.NAME.keep.ENCODING", Kind::List(&Kind::Text),           "[\"embed_tokens\"]",     "weights stored this way instead; * matches any run of characters"),
 
     key("matrix.target",       Kind::List(&Kind::Choice(TargetName::NAMES)), "[\"xnnpack\"]",    "what to build for"),
@@ -127,7 +129,7 @@ pub(super) fn keys_of(table: &[&str]) -> Option<Vec<&'static str>> {
     for row in KEYS.iter().filter(|row| begins(row.path, table)) {
         match row.path.split('.').nth(table.len()) {
             Some("NAME") => return None,
-            Some("ENCODING") => keys.extend(Encoding::NAMES),
+            Some("ENCODING") => keys.extend(Numbers::NAMES),
             Some(key) if !keys.contains(&key) => keys.push(key),
             _ => {}
         }
@@ -151,7 +153,7 @@ fn begins(pattern: &str, path: &[&str]) -> bool {
     let mut pattern = pattern.split('.');
     path.iter().all(|&word| match pattern.next() {
         Some("NAME") => true,
-        Some("ENCODING") => Encoding::from_name(word).is_some(),
+        Some("ENCODING") => Numbers::from_name(word).is_some(),
         other => other == Some(word),
     })
 }
@@ -216,8 +218,8 @@ mod tests {
     #[test]
     fn a_table_lists_its_keys_in_schema_order() {
         assert_eq!(keys_of(&["shape"]), Some(vec!["block", "prefill", "cache"]));
-        assert_eq!(keys_of(&["quant", "x"]), Some(vec!["weights", "keep"]));
-        assert_eq!(keys_of(&["quant", "x", "keep"]), Some(Encoding::NAMES.to_vec()));
+        assert_eq!(keys_of(&["quant", "x"]), Some(vec!["weights", "group", "activations", "table", "keep"]));
+        assert_eq!(keys_of(&["quant", "x", "keep"]), Some(Numbers::NAMES.to_vec()));
         assert_eq!(keys_of(&["quant"]), None);
         assert_eq!(home_of("cache"), Some("shape"));
     }

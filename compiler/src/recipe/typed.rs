@@ -1,7 +1,7 @@
 //! Turns effective values into the typed parts of a build, and finds the values that contradict each other.
 
 use super::build::{Generate, Model, QuantScheme, Shape, Sizes, Target};
-use super::choice::TargetName;
+use super::choice::{Activations, GROUPS, Numbers, TargetName};
 use super::diagnostic::Diagnostic;
 use super::inherit::Settings;
 use super::mistake::{Mistake, shortened};
@@ -108,8 +108,16 @@ pub(super) fn scheme(
 ) -> Option<QuantScheme> {
     let table = format!("quant.{name}");
     let mut keep: Vec<(Encoding, Located<String>)> = Vec::new();
-    for encoding in Encoding::NAMES.iter().filter_map(|name| Encoding::from_name(name)) {
-        let patterns = settings.optional::<Vec<Located<String>>>(&format!("{table}.keep.{encoding}"));
+    let group = settings.optional::<u32>(&format!("{table}.group"));
+    if let Some(wrong) = group.as_ref().filter(|group| !GROUPS.contains(group)) {
+        let (subject, expected) = (format!("`{table}.group`"), "32, 64, 128, or 0 for a whole row".into());
+        let why = format!("{wrong} is none of these");
+        out.push(Diagnostic::new(Mistake::OutOfRange { subject, expected, why }, &wrong.origin));
+    }
+    let extent = group.as_ref().map_or(0, |group| group.value);
+    for numbers in Numbers::ALL {
+        let encoding = numbers.encoding(extent);
+        let patterns = settings.optional::<Vec<Located<String>>>(&format!("{table}.keep.{numbers}"));
         for pattern in patterns.into_iter().flat_map(|patterns| patterns.value) {
             if let Some((first, earlier)) = keep.iter().find(|(_, earlier)| *earlier == pattern) {
                 let mistake = Mistake::KeptTwice { pattern: shortened(&pattern) };
@@ -120,8 +128,34 @@ pub(super) fn scheme(
             }
         }
     }
-    let weights = settings.need(&format!("{table}.weights"), Some(mentioned), out)?;
-    Some(QuantScheme { name: Located::new(name.to_owned(), mentioned.clone()), weights, keep })
+    let activations = settings.optional::<Activations>(&format!("{table}.activations"));
+    let tables = settings.optional::<Numbers>(&format!("{table}.table"));
+    let weights = settings.need::<Numbers>(&format!("{table}.weights"), Some(mentioned), out)?;
+    let encoded = |numbers: Located<Numbers>| Located::new(numbers.value.encoding(extent), numbers.origin);
+    let weights = encoded(weights);
+    let stored =
+        |e: Encoding| [Some(weights.value), tables.as_ref().map(|t| t.value.encoding(extent))].contains(&Some(e));
+    let any = |wanted: &dyn Fn(Encoding) -> bool| {
+        Encoding::ALL.iter().any(|&e| wanted(e) && (stored(e) || keep.iter().any(|(kept, _)| *kept == e)))
+    };
+    let mut idle = |key: &str, origin: &Origin, why| {
+        out.push(Diagnostic::new(Mistake::NoEffect { key: format!("{table}.{key}"), why }, origin));
+    };
+    if let Some(group) =
+        group.filter(|group| group.value > 0 && GROUPS.contains(group) && !any(&|e| e.group().is_some()))
+    {
+        idle("group", &group.origin, "nothing is stored as int4");
+    }
+    if let Some(asked) = activations.as_ref().filter(|a| a.value != Activations::Float && !any(&|e| !e.is_float())) {
+        idle("activations", &asked.origin, "nothing is stored as int8 or int4");
+    }
+    Some(QuantScheme {
+        name: Located::new(name.to_owned(), mentioned.clone()),
+        table: tables.map(encoded),
+        int8_tokens: activations.is_some_and(|a| a.value == Activations::DynamicInt8),
+        weights,
+        keep,
+    })
 }
 
 /// The target of this name, which `asked` puts into the matrix.
@@ -192,4 +226,4 @@ macro_rules! from_word {
     };
 }
 
-from_word! { Family Algorithm Strategy Reuse Logits Encoding TargetName }
+from_word! { Family Algorithm Strategy Reuse Logits Encoding Numbers Activations TargetName }

@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use diffulex_compiler::ir::{Weight, WeightError, WeightExpr, WeightSource};
-use diffulex_compiler::quant;
 
 use super::error::LowerError;
 use super::weights::{Matrix, encoded_rows, stored_pieces};
@@ -58,8 +57,8 @@ impl Table {
             Table::Matrix(matrix) => matrix.row(i, out),
             Table::Computed { source, weight, known } => {
                 let compute = |out: &mut Vec<f32>| {
-                    let bytes = encoded_rows(weight, source.as_ref(), i, 1)?;
-                    quant::decode(weight.ty.encoding, &bytes, out);
+                    let row = encoded_rows(weight, source.as_ref(), i, 1)?;
+                    row.rows(weight.ty.encoding, weight.ty.columns()).decode(out);
                     Ok(())
                 };
                 match known {

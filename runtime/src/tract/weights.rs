@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use diffulex_compiler::ir::{Encoding, Weight, WeightError, WeightExpr, WeightSource};
-use diffulex_compiler::quant;
+use diffulex_compiler::quant::{self, Encoded, Rows};
 use rayon::prelude::*;
 
 use super::error::LowerError;
-use super::kernels::rows::StoredRows;
+use super::kernels::rows as rows_of;
 
 /// Bytes of the rows that are computed at a time.
 const CHUNK: usize = 1 << 16;
@@ -30,7 +30,7 @@ pub(super) enum Piece {
     /// The first rows of a stored tensor.
     Stored { tensor: String, rows: usize },
     /// Rows that had to be computed.
-    Owned(Vec<u8>),
+    Owned(Encoded),
 }
 
 impl Matrix {
@@ -47,23 +47,23 @@ impl Matrix {
     }
 
     /// Calls `f` with all rows.
-    pub(super) fn read<R>(&self, f: impl FnOnce(&[StoredRows<'_>]) -> R) -> Result<R, WeightError> {
-        let rows: Vec<StoredRows<'_>> = self.pieces.iter().map(|p| self.piece(p)).collect::<Result<_, _>>()?;
+    pub(super) fn read<R>(&self, f: impl FnOnce(&[Rows<'_>]) -> R) -> Result<R, WeightError> {
+        let rows: Vec<Rows<'_>> = self.pieces.iter().map(|p| self.piece(p)).collect::<Result<_, _>>()?;
         Ok(f(&rows))
     }
 
-    fn piece<'a>(&'a self, piece: &'a Piece) -> Result<StoredRows<'a>, WeightError> {
-        let bytes = match piece {
-            Piece::Owned(bytes) => bytes,
+    fn piece<'a>(&'a self, piece: &'a Piece) -> Result<Rows<'a>, WeightError> {
+        match piece {
+            Piece::Owned(rows) => Ok(rows.rows(self.encoding, self.columns)),
             Piece::Stored { tensor, rows } => {
-                let stored = self.source.tensor(tensor)?.bytes;
-                stored.get(..rows * self.encoding.row_bytes(self.columns)).ok_or_else(|| WeightError::Unfit {
+                let stored = self.source.tensor(tensor)?.rows();
+                let few = || WeightError::Unfit {
                     name: tensor.clone(),
-                    what: format!("has {} bytes, too few for {rows} rows", stored.len()),
-                })?
+                    what: format!("has {} rows, too few for {rows}", stored.count()),
+                };
+                (stored.count() >= *rows).then(|| stored.range(0, *rows)).ok_or_else(few)
             }
-        };
-        Ok(StoredRows { encoding: self.encoding, columns: self.columns, bytes })
+        }
     }
 
     /// Appends row `i`, which is below `rows`.
@@ -71,7 +71,7 @@ impl Matrix {
         for piece in &self.pieces {
             let rows = self.piece(piece)?;
             if i < rows.count() {
-                quant::decode(self.encoding, rows.range(i, i + 1).bytes, out);
+                rows.range(i, i + 1).decode(out);
                 return Ok(());
             }
             i -= rows.count();
@@ -92,11 +92,11 @@ impl Matrix {
 }
 
 /// The place of the first bad number, found on all cores.
-fn first_not_finite(rows: StoredRows<'_>) -> Option<(usize, usize)> {
+fn first_not_finite(rows: Rows<'_>) -> Option<(usize, usize)> {
     let block = ((1 << 20) / rows.encoding.row_bytes(rows.columns).max(1)).max(1);
     let starts = (0..rows.count()).into_par_iter().step_by(block);
     let bad = |from: usize| {
-        let (row, column) = rows.range(from, rows.count().min(from + block)).first_not_finite()?;
+        let (row, column) = rows_of::first_not_finite(&rows.range(from, rows.count().min(from + block)))?;
         Some((from + row, column))
     };
     starts.find_map_first(bad)
@@ -123,47 +123,53 @@ pub(super) fn stored_pieces(weight: &Weight, source: &dyn WeightSource) -> Resul
     Ok((left == 0).then_some(pieces))
 }
 
-/// The bytes of an expression in the weight's encoding, computed on all cores.
-fn computed(weight: &Weight, source: &dyn WeightSource) -> Result<Vec<u8>, WeightError> {
-    let width = weight.ty.row_bytes();
-    let rows = (CHUNK / width).max(1);
-    let mut bytes = vec![0; weight.ty.rows() * width];
-    bytes.par_chunks_mut(rows * width).enumerate().try_for_each(|(i, chunk)| {
-        let encoded = encoded_rows(weight, source, i * rows, chunk.len() / width)?;
-        chunk.copy_from_slice(&encoded);
+/// The rows of an expression in the weight's encoding, computed on all cores.
+fn computed(weight: &Weight, source: &dyn WeightSource) -> Result<Encoded, WeightError> {
+    let (width, scales, all) = (weight.ty.row_bytes(), weight.ty.scale_bytes(), weight.ty.rows());
+    let rows = (CHUNK / width.max(1)).max(1);
+    let mut whole = Encoded { values: vec![0; all * width], scales: vec![0; all * scales] };
+    let numbers = whole.values.par_chunks_mut((rows * width).max(1));
+    // A chunk has no scales where the encoding has none.
+    let mut parts: Vec<&mut [u8]> = match scales {
+        0 => (0..all.div_ceil(rows)).map(|_| &mut [][..]).collect(),
+        _ => whole.scales.chunks_mut(rows * scales).collect(),
+    };
+    numbers.zip(parts.par_iter_mut()).enumerate().try_for_each(|(i, (numbers, scales))| {
+        let encoded = encoded_rows(weight, source, i * rows, numbers.len() / width)?;
+        numbers.copy_from_slice(&encoded.values);
+        scales.copy_from_slice(&encoded.scales);
         Ok(())
     })?;
     weight.expr.stored().into_iter().for_each(|name| source.release(name));
-    Ok(bytes)
+    Ok(whole)
 }
 
-/// Some rows of an expression as bytes in the weight's encoding.
+/// Some rows of an expression in the weight's encoding.
 pub(super) fn encoded_rows(
     weight: &Weight,
     source: &dyn WeightSource,
     first: usize,
     count: usize,
-) -> Result<Vec<u8>, WeightError> {
+) -> Result<Encoded, WeightError> {
     let columns = weight.ty.columns();
     let mut numbers = Vec::with_capacity(count * columns);
     weight.expr.rows(source, columns, first..first + count, &mut numbers)?;
-    let mut bytes = Vec::with_capacity(count * weight.ty.row_bytes());
-    quant::encode(weight.ty.encoding, &numbers, &mut bytes).map_err(|i| WeightError::Overflow {
+    let mut rows = Encoded::default();
+    quant::encode(weight.ty.encoding, columns, &numbers, &mut rows).map_err(|i| WeightError::Overflow {
         weight: weight.name.clone(),
         row: first + i / columns,
         column: i % columns,
         value: numbers[i],
         encoding: weight.ty.encoding,
     })?;
-    Ok(bytes)
+    Ok(rows)
 }
 
 /// All numbers of a weight in f32, as its encoding keeps them.
 pub(super) fn numbers(weight: &Weight, source: &dyn WeightSource) -> Result<Vec<f32>, LowerError> {
-    let bytes =
-        computed(weight, source).map_err(|source| LowerError::Weight { weight: weight.name.clone(), source })?;
+    let rows = computed(weight, source).map_err(|source| LowerError::Weight { weight: weight.name.clone(), source })?;
     let mut numbers = Vec::with_capacity(weight.ty.rows() * weight.ty.columns());
-    quant::decode(weight.ty.encoding, &bytes, &mut numbers);
+    rows.rows(weight.ty.encoding, weight.ty.columns()).decode(&mut numbers);
     Ok(numbers)
 }
 

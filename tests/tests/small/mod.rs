@@ -68,14 +68,14 @@ impl Random {
 
 /// Tensors in memory.
 #[derive(Clone, Default)]
-pub(crate) struct Tensors(pub(crate) BTreeMap<String, (WeightType, Vec<u8>)>);
+pub(crate) struct Tensors(pub(crate) BTreeMap<String, (WeightType, quant::Encoded)>);
 
 impl Tensors {
     pub(crate) fn add(&mut self, name: &str, ty: WeightType, numbers: &[f32]) {
-        let mut bytes = Vec::new();
-        quant::encode(ty.encoding, numbers, &mut bytes).expect("finite numbers");
-        assert_eq!(bytes.len() as u64, ty.bytes());
-        self.0.insert(name.into(), (ty, bytes));
+        let mut rows = quant::Encoded::default();
+        quant::encode(ty.encoding, ty.columns(), numbers, &mut rows).expect("finite numbers");
+        assert_eq!((rows.values.len() + rows.scales.len()) as u64, ty.bytes());
+        self.0.insert(name.into(), (ty, rows));
     }
 
     /// Random weights for all tensors of a network, under the names of the IR.
@@ -98,8 +98,8 @@ impl Tensors {
 
 impl WeightSource for Tensors {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
-        let (ty, bytes) = self.0.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
-        Ok(StoredTensor { ty: ty.clone(), bytes })
+        let (ty, rows) = self.0.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
+        Ok(StoredTensor { ty: ty.clone(), bytes: &rows.values, scales: &rows.scales })
     }
 }
 

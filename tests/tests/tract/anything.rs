@@ -57,7 +57,7 @@ fn any_op(m: &mut Model, n: &mut Numbers, a: NodeId, pool: &[NodeId], i: usize) 
     let axis = n.below(shape.len().max(1));
     let b = Operand::from(pool[n.below(pool.len())]);
     let tame = |op| (op, vec![a.into()], false);
-    match n.below(24) {
+    match n.below(25) {
         0 => tame(Op::Silu),
         1 => tame(Op::Swiglu),
         2 => (Op::Add, vec![a.into(), b], false),
@@ -104,6 +104,7 @@ fn any_op(m: &mut Model, n: &mut Numbers, a: NodeId, pool: &[NodeId], i: usize) 
             ([Op::Add, Op::Sub][n.below(2)].clone(), vec![w, a.into()], false)
         }
         22 => (Op::Attention { scale: 0.5 }, vec![a.into(), pool[6].into(), pool[7].into(), pool[2].into()], true),
+        23 => (Op::Int8Token, vec![a.into()], true),
         _ => (Op::MergeHeads, vec![a.into()], false),
     }
 }

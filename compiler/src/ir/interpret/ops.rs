@@ -39,6 +39,7 @@ pub(super) fn evaluate(op: &Op, args: &[Array], shape: &[usize]) -> Result<Vec<f
         Op::Cached => concat(args, 2),
         Op::Attention { scale } => attention(args, *scale),
         Op::Silu => each(|v| (f64::from(v) * sigmoid(v)) as f32),
+        Op::Int8Token => rows(x, int8_token),
         Op::Swiglu => rows(x, |row| {
             let (a, b) = row.split_at(width / 2);
             a.iter().zip(b).map(|(a, b)| (f64::from(*a) * sigmoid(*a)) as f32 * b).collect()
@@ -65,6 +66,18 @@ pub(super) fn evaluate(op: &Op, args: &[Array], shape: &[usize]) -> Result<Vec<f
             DType::I32 | DType::I64 => f32::trunc,
         }),
     })
+}
+
+/// [`Op::Int8Token`] of one row, step by step in f32 as XNNPACK computes it.
+fn int8_token(row: &[f32]) -> Vec<f32> {
+    let (least, most) = row.iter().fold((0.0f32, 0.0f32), |(a, b), &v| (a.min(v), b.max(v)));
+    let scale = if least == most { 1.0 } else { 255.0 / (most - least) };
+    // The zero point from the end of the range that rounds better.
+    let (low, high) = (least * scale, most * scale);
+    let zero = if (low - 128.0) + (high + 127.0) > 0.0 { -128.0 - low } else { 127.0 - high };
+    let zero = zero.clamp(-128.0, 127.0).round_ties_even();
+    let step = 1.0 / scale;
+    row.iter().map(|v| (((v * scale).round_ties_even() + zero).clamp(-128.0, 127.0) - zero) * step).collect()
 }
 
 fn rows(x: &Array, f: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {

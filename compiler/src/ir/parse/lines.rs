@@ -157,6 +157,7 @@ fn attributes(name: &str, line: &mut Cursor<'_>) -> Result<Op, String> {
         Op::Rope,
         Op::Cached,
         Op::Silu,
+        Op::Int8Token,
         Op::Swiglu,
         Op::GatherRows,
         Op::Add,

@@ -1,6 +1,7 @@
 //! Rows of numbers as they are stored, read sixteen at a time and widened on the way.
 
 use diffulex_compiler::ir::Encoding;
+use diffulex_compiler::quant::Rows;
 
 use super::simd::{LANES, Simd};
 
@@ -76,39 +77,24 @@ format!(F32, u8, 4, false, load_f32);
 format!(F16, u8, 2, true, load_f16);
 format!(Bf16, u8, 2, true, load_bf16);
 
-/// Rows of a stored matrix.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StoredRows<'a> {
-    /// How the numbers are stored.
-    pub(crate) encoding: Encoding,
-    /// Numbers in a row.
-    pub(crate) columns: usize,
-    /// The rows, one after another without gaps.
-    pub(crate) bytes: &'a [u8],
-}
-
-impl<'a> StoredRows<'a> {
-    /// How many rows there are.
-    pub(crate) fn count(&self) -> usize {
-        self.bytes.len() / self.encoding.row_bytes(self.columns).max(1)
-    }
-
-    /// Rows `from..to`.
-    pub(crate) fn range(&self, from: usize, to: usize) -> StoredRows<'a> {
-        let width = self.encoding.row_bytes(self.columns);
-        StoredRows { bytes: &self.bytes[from * width..to * width], ..*self }
-    }
-
-    /// The place of the first number that is not finite: `(row, column)`.
-    pub(crate) fn first_not_finite(&self) -> Option<(usize, usize)> {
-        // All bits of the exponent are set in infinities and NaNs.
-        let place = match self.encoding {
-            Encoding::F32 => first(self.bytes.as_chunks().0, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000),
-            Encoding::F16 => first(self.bytes.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
-            Encoding::BF16 => first(self.bytes.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80),
-        };
-        place.map(|i| (i / self.columns.max(1), i % self.columns.max(1)))
-    }
+/// The place of the first number that is not finite: `(row, column)`. In quantized rows that is the first number with such
+/// a scale.
+pub(crate) fn first_not_finite(rows: &Rows<'_>) -> Option<(usize, usize)> {
+    let columns = rows.columns.max(1);
+    let single = |bytes: &[u8]| first(bytes.as_chunks().0, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000);
+    let brain = |bytes: &[u8]| first(bytes.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80);
+    // All bits of the exponent are set in infinities and NaNs.
+    let place = match (rows.encoding, rows.encoding.group()) {
+        (Encoding::F32, _) => single(rows.values),
+        (Encoding::F16, _) => first(rows.values.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        (Encoding::BF16, _) => brain(rows.values),
+        (_, Some(group)) => {
+            let groups = columns.div_ceil(group);
+            brain(rows.scales).map(|i| i / groups * columns + i % groups * group)
+        }
+        (_, None) => single(rows.scales).map(|row| row * columns),
+    };
+    place.map(|i| (i / columns, i % columns))
 }
 
 /// The place of the first number that is bad. Whole chunks are asked first, without a way out that would keep the

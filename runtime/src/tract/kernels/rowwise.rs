@@ -149,6 +149,25 @@ impl RowFn for Silu {
     }
 }
 
+/// Each number at the nearest of 256 levels between the smallest and the largest of the row and 0: see `Op::Int8Token`.
+pub(crate) struct Int8Token;
+
+impl RowFn for Int8Token {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, _: usize, x: &[f32], out: &mut [f32]) {
+        // Smallest and largest do not depend on the order in which they are looked for.
+        let (least, most) = x.iter().fold((0.0f32, 0.0f32), |(a, b), &v| (a.min(v), b.max(v)));
+        let scale = if least == most { 1.0 } else { 255.0 / (most - least) };
+        let (low, high) = (least * scale, most * scale);
+        let zero = if (low - 128.0) + (high + 127.0) > 0.0 { -128.0 - low } else { 127.0 - high };
+        let zero = zero.clamp(-128.0, 127.0).round_ties_even();
+        let step = 1.0 / scale;
+        for (y, &v) in out.iter_mut().zip(x) {
+            *y = (((v * scale).round_ties_even() + zero).clamp(-128.0, 127.0) - zero) * step;
+        }
+    }
+}
+
 /// `silu(a) · b` for the two halves of the row.
 pub(crate) struct Swiglu;
 
@@ -292,6 +311,27 @@ mod tests {
                 let terms = |j: usize| (x[j] * cos[j], other(j) * sin[j]);
                 (0..halves).map(terms).map(|(a, b)| (a + b, a.abs() + b.abs())).collect()
             });
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// At most half a level off, 0 stays 0, and no more than 256 levels come out.
+        #[test]
+        fn int8_tokens_are_near(width in 1usize..200, scale in 1e-3f32..1e3, offset in -2.0f32..2.0, seed: u64) {
+            let x: Vec<f32> = numbers(width, seed).iter().map(|x| (x + offset) * scale).chain([0.0]).collect();
+            let mut y = vec![f32::NAN; x.len()];
+            each_row(&Int8Token, &x, x.len(), &mut y, x.len());
+            let (least, most) = x.iter().fold((0.0f32, 0.0f32), |(a, b), &v| (a.min(v), b.max(v)));
+            let level = (most - least) / 255.0;
+            // Half a level, and another half where the zero point had to move the ends.
+            prop_assert!(x.iter().zip(&y).all(|(x, y)| (x - y).abs() <= 1.001 * level));
+            prop_assert!(y.last() == Some(&0.0));
+            let mut levels: Vec<u32> = y.iter().map(|y| (y + 0.0).to_bits()).collect();
+            levels.sort_unstable();
+            levels.dedup();
+            prop_assert!(levels.len() <= 256);
         }
     }
 

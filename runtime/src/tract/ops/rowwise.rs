@@ -26,6 +26,8 @@ pub(crate) enum Rowwise {
     Silu,
     /// `silu(a) · b` for the two halves `a`, `b`.
     Swiglu,
+    /// Each row rounded to 256 levels of its own.
+    Int8Token,
     /// The same numbers as another type keeps them.
     Cast(DType),
 }
@@ -39,6 +41,7 @@ impl Compute for Rowwise {
             Rowwise::Sigmoid => "sigmoid",
             Rowwise::Silu => "silu",
             Rowwise::Swiglu => "swiglu",
+            Rowwise::Int8Token => "int8_token",
             Rowwise::Cast(_) => "cast",
         }
     }
@@ -61,6 +64,7 @@ impl Compute for Rowwise {
                 Rowwise::Sigmoid => each_row(&kernels::Sigmoid, x.data, from, out, to),
                 Rowwise::Silu => each_row(&kernels::Silu, x.data, from, out, to),
                 Rowwise::Swiglu => each_row(&kernels::Swiglu, x.data, from, out, to),
+                Rowwise::Int8Token => each_row(&kernels::Int8Token, x.data, from, out, to),
                 Rowwise::Cast(to_type) => each_row(&kernels::Cast(*to_type), x.data, from, out, to),
             }
             Ok(())

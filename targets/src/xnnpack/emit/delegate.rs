@@ -2,16 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
-use diffulex_compiler::ir::{Encoding, Module, NodeId, Op, Operand, WeightId};
+use diffulex_compiler::ir::{Module, NodeId, Op, Operand};
 
 use super::EmitError;
+use super::constant::{Constant, datatype, quant_params};
 use super::plan::{Given, Step, Tensor};
 use crate::xnnpack::schema::constants::{
-    DATATYPE_FP16, DATATYPE_FP32, DELEGATE_LENGTH, DELEGATE_MAGIC, GRAPH_IDENTIFIER, NAMED, NO_ID, SCALAR_HALF,
-    VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
+    DATATYPE_FP16, DATATYPE_FP32, DATATYPE_QDINT8, DELEGATE_LENGTH, DELEGATE_MAGIC, GRAPH_IDENTIFIER, NAMED, NO_ID,
+    SCALAR_HALF, VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
 };
 use crate::xnnpack::schema::delegate::{
-    ConstantDataOffset, Graph, Node, NodeUnion, OneInput, TensorValue, Value, ValueUnion,
+    ConstantDataOffset, Graph, Node, NodeUnion, OneInput, PerTokenDynamicQuant, QuantParams, QuantizedTensorValue,
+    TensorValue, Value, ValueUnion,
 };
 use crate::xnnpack::schema::finish;
 
@@ -22,8 +24,8 @@ const GRAPH_START: usize = 32;
 pub(super) struct Delegate {
     /// Header, graph, and an empty region of inline constants.
     pub(super) bytes: Vec<u8>,
-    /// The weights that it finds by name, in the order of `Graph.constant_data` from 1 on.
-    pub(super) constants: Vec<WeightId>,
+    /// What it finds by name, in the order of `Graph.constant_data` from 1 on.
+    pub(super) constants: Vec<Constant>,
 }
 
 /// Builds the delegate of a legal module.
@@ -44,9 +46,9 @@ pub(super) fn build(module: &Module, step: &Step) -> Result<Delegate, EmitError>
 /// The graph as it grows.
 pub(super) struct Assembly<'a> {
     module: &'a Module,
-    values: Vec<TensorValue>,
+    values: Vec<(TensorValue, Option<QuantParams>)>,
     pub(super) nodes: Vec<NodeUnion>,
-    constants: Vec<WeightId>,
+    constants: Vec<Constant>,
     /// The value that stands for an operand.
     known: HashMap<Operand, u32>,
 }
@@ -63,8 +65,8 @@ impl Assembly<'_> {
             };
             let datatype = if tensor.scalar == SCALAR_HALF { DATATYPE_FP16 } else { DATATYPE_FP32 };
             let value = self.value(datatype, &tensor.sizes);
-            self.values[value as usize].external_id = i as u32;
-            self.values[value as usize].flags = VALUE_EXTERNAL_INPUT;
+            self.values[value as usize].0.external_id = i as u32;
+            self.values[value as usize].0.flags = VALUE_EXTERNAL_INPUT;
             self.known.insert(operand, value);
         }
         for embedding in step.embeddings.iter().filter(|e| e.out.scalar == SCALAR_HALF) {
@@ -91,8 +93,8 @@ impl Assembly<'_> {
                 self.nodes.push(NodeUnion::Copy(Box::new(copy)));
                 value = output_id;
             }
-            self.values[value as usize].external_id = inputs + i as u32;
-            self.values[value as usize].flags = VALUE_EXTERNAL_OUTPUT;
+            self.values[value as usize].0.external_id = inputs + i as u32;
+            self.values[value as usize].0.flags = VALUE_EXTERNAL_OUTPUT;
             outputs.push(value);
         }
         Ok(outputs)
@@ -105,7 +107,7 @@ impl Assembly<'_> {
     /// Adds an internal value.
     pub(super) fn value(&mut self, datatype: i16, sizes: &[u32]) -> u32 {
         let id_out = self.values.len() as u32;
-        self.values.push(TensorValue {
+        let tensor = TensorValue {
             datatype,
             num_dims: sizes.len() as u32,
             dims: Some(sizes.to_vec()),
@@ -113,8 +115,17 @@ impl Assembly<'_> {
             external_id: NO_ID,
             flags: 0,
             id_out,
-        });
+        };
+        self.values.push((tensor, None));
         id_out
+    }
+
+    /// Adds an internal value whose rows are quantized when they are computed.
+    pub(super) fn dynamic_value(&mut self, sizes: &[u32]) -> u32 {
+        let value = self.value(DATATYPE_QDINT8, sizes);
+        let rows = PerTokenDynamicQuant { num_nonbatch_dims: 1 };
+        self.values[value as usize].1 = Some(QuantParams::PerTokenDynamicQuant(Box::new(rows)));
+        value
     }
 
     /// The value of an operand; a weight becomes a constant where it is first read.
@@ -126,26 +137,35 @@ impl Assembly<'_> {
             return Err(format!("reads {operand:?}, which the delegate is not given"));
         };
         let ty = &self.module.weight(id).ty;
-        let datatype = match ty.encoding {
-            Encoding::F32 => DATATYPE_FP32,
-            Encoding::F16 => DATATYPE_FP16,
-            Encoding::BF16 => return Err("bf16 constants are not written".into()),
-        };
-        let value = self.value(datatype, &ty.shape);
-        self.constants.push(id);
-        self.values[value as usize].constant_buffer_idx = self.constants.len() as u32;
+        let value = self.value(datatype(ty.encoding)?, &ty.shape);
+        self.constants.push(Constant { weight: id, scales: false });
+        self.values[value as usize].0.constant_buffer_idx = self.constants.len() as u32;
+        if ty.scale_bytes() > 0 {
+            self.constants.push(Constant { weight: id, scales: true });
+            let index = self.constants.len() as u32;
+            self.values[value as usize].1 = Some(quant_params(ty.encoding, &ty.shape, index));
+        }
         self.known.insert(operand, value);
         Ok(value)
     }
 
     fn finish(self, inputs: u32, outputs: Vec<u32>) -> Graph {
-        let constant = |id: &WeightId| {
-            let weight = self.module.weight(*id);
-            ConstantDataOffset { offset: NAMED, size: weight.ty.bytes(), named_key: Some(weight.name.clone()) }
+        let constant = |constant: &Constant| {
+            let (size, key) = (constant.bytes(self.module), constant.key(self.module));
+            ConstantDataOffset { offset: NAMED, size, named_key: Some(key) }
         };
         let reserved = ConstantDataOffset { offset: 0, size: 0, named_key: None };
         let node = |(i, node)| Node { xnode_union: Some(node), debug_handle: i as u32, output_min_max: None };
-        let value = |tensor| Value { xvalue_union: Some(ValueUnion::TensorValue(Box::new(tensor))) };
+        let value = |(tensor, quant_params)| {
+            let union = match quant_params {
+                None => ValueUnion::TensorValue(Box::new(tensor)),
+                quant_params => ValueUnion::QuantizedTensorValue(Box::new(QuantizedTensorValue {
+                    tensor_value: Some(Box::new(tensor)),
+                    quant_params,
+                })),
+            };
+            Value { xvalue_union: Some(union) }
+        };
         Graph {
             version: Some("0".into()),
             num_externs: inputs + outputs.len() as u32,

@@ -44,7 +44,7 @@ impl Layout {
                 tables.push((embedding.table, place.ok_or_else(too_large)?));
             }
         }
-        let constants = graph.constants.iter().map(|&id| module.weight(id).ty.bytes());
+        let constants = graph.constants.iter().map(|constant| constant.bytes(module));
         let mut segments = Vec::new();
         let mut data = 0;
         for size in [end, graph.bytes.len() as u64].into_iter().chain(constants) {

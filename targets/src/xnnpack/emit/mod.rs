@@ -4,12 +4,13 @@
 //! program flatbuffer   methods, metadata, where the segments lie     program.rs
 //! segment 0            the constant segment: tables of embeddings    weights.rs
 //! segment 1            the delegate: header and graph                delegate.rs, node.rs
-//! segment 2 …          one weight each, found by its name
+//! segment 2 …          one weight each, or its scales, found by its name
 //! ```
 //!
 //! Both flatbuffers are made in memory; they hold no numbers. Weights are evaluated some rows at a time and written
 //! straight on, so memory does not depend on the size of the model. The bytes depend on the arguments only.
 
+mod constant;
 mod delegate;
 mod layout;
 mod methods;

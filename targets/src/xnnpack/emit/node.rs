@@ -15,7 +15,10 @@ impl Assembly<'_> {
     /// Adds a node; gives the value that it makes.
     pub(super) fn node(&mut self, op: &Op, args: &[Operand], out: &Tensor) -> Result<u32, String> {
         let args = args.iter().map(|&a| self.operand(a)).collect::<Result<Vec<u32>, String>>()?;
-        let output_id = self.value(DATATYPE_FP32, &out.sizes);
+        let output_id = match op {
+            Op::Int8Token => self.dynamic_value(&out.sizes),
+            _ => self.value(DATATYPE_FP32, &out.sizes),
+        };
         let one = || match args[..] {
             [input_id] => Ok(Box::new(OneInput { input_id, output_id, flags: 0 })),
             _ => Err("takes one operand".to_string()),
@@ -35,6 +38,7 @@ impl Assembly<'_> {
             Op::Rsqrt => NodeUnion::ReciprocalSquareRoot(one()?),
             Op::Sigmoid => NodeUnion::Sigmoid(one()?),
             Op::Softmax => NodeUnion::Softmax(one()?),
+            Op::Int8Token => NodeUnion::Convert(one()?),
             Op::Cast { .. } => NodeUnion::Copy(one()?),
             Op::Linear => fully_connected(&args, output_id)?,
             Op::Cached => concatenate(&args, 2, output_id)?,

@@ -105,7 +105,7 @@ fn embeddings(module: &Module) -> Result<Vec<Embedding>, EmitError> {
         let scalar = match module.weight(table).ty.encoding {
             Encoding::F32 => SCALAR_FLOAT,
             Encoding::F16 => SCALAR_HALF,
-            Encoding::BF16 => return Err(illegal("bf16 tables are not written")),
+            other => return Err(illegal(&format!("{other} tables are not written"))),
         };
         let out = Tensor { scalar, ..Tensor::of(module, &embed.ty)? };
         found.push(Embedding { node, table, ids, out });

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use diffulex_compiler::ir::{Module, NodeId, WeightId};
 
+use super::constant::Constant;
 use super::layout::Layout;
 use super::plan::{Given, Step, Tensor};
 use super::{EmitError, Metadata, methods};
@@ -30,15 +31,14 @@ pub(super) fn build(
     module: &Module,
     step: &Step,
     layout: &Layout,
-    constants: &[WeightId],
+    constants: &[Constant],
     metadata: &Metadata,
 ) -> Result<Vec<u8>, EmitError> {
     let mut plans = vec![forward(module, step, layout)?];
     plans.extend(methods::all(module, metadata));
     let offsets = std::iter::once(0).chain(layout.tables.iter().map(|(_, offset)| *offset)).collect();
     let named = constants.iter().zip(FIRST_CONSTANT..);
-    let named =
-        named.map(|(id, segment_index)| NamedData { key: Some(module.weight(*id).name.clone()), segment_index });
+    let named = named.map(|(constant, segment_index)| NamedData { key: Some(constant.key(module)), segment_index });
     let program = Program {
         version: 0,
         execution_plan: Some(plans),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use diffulex_compiler::ir::{Module, Weight, WeightError, WeightId, WeightSource};
-use diffulex_compiler::quant;
+use diffulex_compiler::quant::{self, Encoded};
 
 use super::EmitError;
 use super::delegate::Delegate;
@@ -38,49 +38,62 @@ pub(super) fn write(
     let total = layout.file_bytes(parts.program.len());
     let mut out = Counted { out, written: 0, total, progress };
     let tables = layout.tables.iter().map(|(id, offset)| (*id, base + layout.segments[0].0 + offset));
-    let constants =
-        parts.graph.constants.iter().zip(&layout.segments[2..]).map(|(id, (offset, _))| (*id, base + offset));
-    let mut reads = Reads::of(module, tables.clone().chain(constants.clone()).map(|(id, _)| id));
+    let constants = parts.graph.constants.iter().zip(&layout.segments[2..]).map(|(c, (offset, _))| (*c, base + offset));
+    let numbers = constants.clone().filter(|(constant, _)| !constant.scales).map(|(constant, _)| constant.weight);
+    let mut reads = Reads::of(module, tables.clone().map(|(id, _)| id).chain(numbers));
 
     out.write(parts.program)?;
     for (id, offset) in tables {
         out.pad_to(offset)?;
-        write_weight(module.weight(id), parts.source, &mut out)?;
+        write_weight(module.weight(id), parts.source, &mut out, &mut Vec::new())?;
         reads.done(module, id, parts.source);
     }
     out.pad_to(base + layout.segments[1].0)?;
     out.write(&parts.graph.bytes)?;
-    for (id, offset) in constants {
+    // Those of the weight before: scales follow their numbers.
+    let mut scales = Vec::new();
+    for (constant, offset) in constants {
         out.pad_to(offset)?;
-        write_weight(module.weight(id), parts.source, &mut out)?;
-        reads.done(module, id, parts.source);
+        if constant.scales {
+            out.write(&scales)?;
+            continue;
+        }
+        scales.clear();
+        write_weight(module.weight(constant.weight), parts.source, &mut out, &mut scales)?;
+        reads.done(module, constant.weight, parts.source);
     }
     out.pad_to(total)?;
     Ok(out.out.flush()?)
 }
 
-/// Evaluates and writes some rows at a time.
-fn write_weight(weight: &Weight, source: &dyn WeightSource, out: &mut Counted<'_>) -> Result<(), EmitError> {
+/// Evaluates some rows at a time; writes their numbers and keeps their scales.
+fn write_weight(
+    weight: &Weight,
+    source: &dyn WeightSource,
+    out: &mut Counted<'_>,
+    scales: &mut Vec<u8>,
+) -> Result<(), EmitError> {
     let (rows, columns) = (weight.ty.rows(), weight.ty.columns());
     let chunk = (CHUNK / columns.max(1)).max(1);
-    let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
+    let (mut numbers, mut encoded) = (Vec::new(), Encoded::default());
     for start in (0..rows).step_by(chunk) {
         let range = start..rows.min(start + chunk);
         numbers.clear();
-        bytes.clear();
+        encoded.clear();
         weight.expr.rows(source, columns, range.clone(), &mut numbers)?;
         if numbers.len() != range.len() * columns {
             let what = format!("gives {} numbers for rows {range:?} of {}", numbers.len(), weight.ty);
             return Err(WeightError::Unfit { name: weight.name.clone(), what }.into());
         }
-        quant::encode(weight.ty.encoding, &numbers, &mut bytes).map_err(|bad| WeightError::Overflow {
+        quant::encode(weight.ty.encoding, columns, &numbers, &mut encoded).map_err(|bad| WeightError::Overflow {
             weight: weight.name.clone(),
             row: start + bad / columns,
             column: bad % columns,
             value: numbers[bad],
             encoding: weight.ty.encoding,
         })?;
-        out.write(&bytes)?;
+        out.write(&encoded.values)?;
+        scales.extend_from_slice(&encoded.scales);
     }
     Ok(())
 }

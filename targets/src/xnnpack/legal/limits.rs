@@ -4,7 +4,10 @@
 //!   `f32[1, T, V]`, new rows `[1, KV, T, D]`.
 //! * **Embeddings** stand outside the delegate: their ids are inputs.
 //! * **Values**: `f32`, 1 to 6 axes, none of them empty, at most 2^31 numbers at the bounds.
-//! * **Weights**: filters and tables `f32` or `f16`; the rest is widened to `f32`. A weight is not both.
+//! * **Weights**: tables `f32` or `f16`; filters these, `int8.row`, `int4.row` and, for tokens that are rounded to int8
+//!   (`int8_token`), also `int4.gN` where N divides a row; the rest is widened to `f32`. A weight is not both.
+//! * **Biases** of quantized filters that are given floats are added by a node of their own: ExecuTorch 1.5.1 loads such
+//!   a filter with a bias, and then computes something else (wrong by half of the largest logit on a tiny model).
 //! * **Element-wise** nodes and matrix products have at least one operand that is not constant.
 //! * **Matrix products**: both operands have the same number of axes, at least three.
 //! * **External values**: at most 4096, so at most 1000 layers or so.
@@ -14,8 +17,13 @@ use diffulex_compiler::ir::{DType, Dim, Encoding, Module, Node, NodeId, Op, Oper
 use super::super::schema::constants::{MAX_EXTERNS, MAX_RANK};
 use crate::refusal::Refusal;
 
-/// Encodings of filters and tables.
-const MATRIX: &[Encoding] = &[Encoding::F32, Encoding::F16];
+/// Encodings of tables.
+const TABLE: &[Encoding] = &[Encoding::F32, Encoding::F16];
+/// Encodings of filters.
+const FILTER: &[Encoding] = &[Encoding::F32, Encoding::F16, Encoding::Int8Row, Encoding::Int4Row];
+/// Encodings of filters that are given tokens in int8.
+const TOKEN_FILTER: &[Encoding] =
+    &[Encoding::Int8Row, Encoding::Int4Row, Encoding::Int4G32, Encoding::Int4G64, Encoding::Int4G128];
 
 /// Checks inputs, outputs and new rows.
 pub(super) fn check_step(module: &Module) -> Result<(), Refusal> {
@@ -70,6 +78,7 @@ pub(super) fn check_weights(module: &Module) -> Result<Vec<Weight>, Refusal> {
         for (i, arg) in node.args.iter().enumerate() {
             let Operand::Weight(WeightId(id)) = *arg else { continue };
             let role = match (&node.op, i) {
+                (Op::Linear, 1) if is_token(module, node) => "filter of int8 tokens",
                 (Op::Linear, 1) => "filter",
                 (Op::Embed, 1) => "table",
                 _ => "vector",
@@ -98,10 +107,37 @@ fn check_weight(weight: &mut Weight, role: &'static str, before: Option<&str>) -
             return Err(Refusal::Encoding { place, encoding, role: "vector and a matrix", nearest: &[Encoding::F32] });
         }
         _ if role == "vector" => weight.ty.encoding = Encoding::F32,
-        Encoding::F16 => {}
-        encoding => return Err(Refusal::Encoding { place, encoding, role, nearest: MATRIX }),
+        encoding => {
+            let allowed = match role {
+                "table" => TABLE,
+                "filter" => FILTER,
+                _ => TOKEN_FILTER,
+            };
+            if !allowed.contains(&encoding) {
+                return Err(Refusal::Encoding { place, encoding, role, nearest: allowed });
+            }
+            let columns = weight.ty.columns();
+            if let Some(group) = encoding.group().filter(|group| !columns.is_multiple_of(*group)) {
+                return Err(Refusal::Group { place, columns, group });
+            }
+        }
+    }
+    if role == "filter of int8 tokens" && !TOKEN_FILTER.contains(&weight.ty.encoding) {
+        let encoding = weight.ty.encoding;
+        return Err(Refusal::Encoding { place, encoding, role, nearest: TOKEN_FILTER });
     }
     Ok(())
+}
+
+/// Whether a filter is given tokens that are rounded to int8.
+fn is_token(module: &Module, node: &Node) -> bool {
+    matches!(node.args.first(), Some(Operand::Node(id)) if module.node(*id).op == Op::Int8Token)
+}
+
+/// Whether tokens in floats meet a quantized filter.
+pub(super) fn is_weight_only(module: &Module, node: &Node) -> bool {
+    let quantized = |arg: &Operand| matches!(arg, Operand::Weight(id) if !module.weight(*id).ty.encoding.is_float());
+    node.op == Op::Linear && node.args.get(1).is_some_and(quantized) && !is_token(module, node)
 }
 
 /// Checks every node of a rewritten module.
@@ -110,9 +146,16 @@ pub(super) fn check_nodes(module: &Module) -> Result<(), Refusal> {
         check_value(module, node)?;
         let shape = |what: &str| Err(Refusal::Shape { place: node.place(), what: what.into() });
         let constant = |arg: &Operand| matches!(arg, Operand::Weight(_));
+        let token = |arg: &Operand| matches!(arg, Operand::Node(id) if module.node(*id).op == Op::Int8Token);
         let input =
             |arg: &Operand| matches!(arg, Operand::Node(NodeId(id)) if module.nodes[*id as usize].op == Op::Input);
         match (&node.op, node.args.as_slice()) {
+            (op, args) if *op != Op::Linear && args.iter().any(token) => {
+                return shape("only a filter takes tokens in int8");
+            }
+            (Op::Linear, [_, _, _]) if is_weight_only(module, node) => {
+                return shape("a quantized filter that is given floats takes no bias");
+            }
             (Op::Embed, [ids, _]) if !input(ids) => return shape("ids that are not inputs cannot be looked up"),
             (Op::Add | Op::Sub | Op::Mul | Op::Div, args) if args.iter().all(constant) => {
                 return shape("two constants: nothing depends on the step");

@@ -2,7 +2,7 @@
 
 use diffulex_compiler::ir::{DType, Dim, Node, NodeId, Op, Operand, WeightExpr, build::BuildError, types::ValueType};
 
-use super::{Fault, Rewrite};
+use super::{Fault, Rewrite, limits};
 use crate::refusal::Refusal;
 
 /// Most operands that one concatenation joins.
@@ -25,6 +25,10 @@ impl Rewrite<'_> {
             (Op::Mean, [x]) => {
                 let filter = self.mean_filter(*x)?;
                 self.last(Op::Linear, [*x, filter])?
+            }
+            (Op::Linear, [x, filter, bias]) if limits::is_weight_only(self.from, node) => {
+                let product = self.step("product", Op::Linear, [*x, *filter])?;
+                self.last(Op::Add, [product, *bias])?
             }
             (Op::Heads { n }, [x]) => self.heads(*n, *x, &node.ty)?,
             (Op::MergeHeads, [x]) => {

@@ -47,8 +47,14 @@ pub(super) fn read(file: &File<'_>, range: Range<usize>) -> Result<Graph> {
     for (i, value) in listed.iter().enumerate() {
         let place = Place::Value(i as u32);
         match place.need("xvalue_union", place.got(value)?.xvalue_union())? {
-            ValueUnionRef::TensorValue(tensor) => values.push(read_value(&tensor, i, &constants, &mut externals)?),
-            ValueUnionRef::QuantizedTensorValue(_) => return Err(place.unsupported("quantized values")),
+            ValueUnionRef::TensorValue(tensor) => {
+                values.push(read_value(&tensor, None, i, &constants, &mut externals)?);
+            }
+            ValueUnionRef::QuantizedTensorValue(value) => {
+                let tensor = place.need("tensor_value", value.tensor_value())?;
+                let quant = place.need("quant_params", value.quant_params())?;
+                values.push(read_value(&tensor, Some(&quant), i, &constants, &mut externals)?);
+            }
         }
         if by_id.insert(values[i].id, i).is_some() {
             return Err(place.fault(Fault::Twice(format!("the id {}", values[i].id))));

@@ -62,7 +62,7 @@ impl WeightSource for Ones {
         let module = parse(STEP).unwrap();
         let id = module.weight_id(name).ok_or_else(|| WeightError::Missing(name.into()))?;
         let ty: WeightType = module.weight(id).ty.clone();
-        Ok(StoredTensor { bytes: &self.0[..ty.bytes() as usize], ty })
+        Ok(StoredTensor { bytes: &self.0[..ty.bytes() as usize], scales: &[], ty })
     }
 }
 
@@ -373,7 +373,7 @@ fn instructions() {
 fn values() {
     refused("value 1: the id 1 occurs twice", |p| p.value(0).id_out = 1);
     refused("datatype 3", |p| p.value(5).datatype = 3);
-    refused("quantized values", |p| {
+    refused("value 6: has no `quant_params`", |p| {
         let tensor = p.value(6).clone();
         let value = QuantizedTensorValue { tensor_value: Some(Box::new(tensor)), quant_params: None };
         p.graph.xvalues.as_mut().unwrap()[6].xvalue_union = Some(ValueUnion::QuantizedTensorValue(Box::new(value)));

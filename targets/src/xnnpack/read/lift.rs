@@ -15,13 +15,24 @@ use super::error::{Fault, Place, Result};
 use super::graph::Graph;
 use super::node::{Kind, Node};
 use super::plan::{Argument, Ids, Plan, Table};
-use super::value::{Constant, Role, Value};
+use super::value::{Constant, Form, Role, Value};
 use crate::xnnpack::schema::constants::SCALAR_HALF;
 
 /// A module and where its weights lie in the file.
 pub(super) struct Lifted {
     pub(super) module: Module,
-    pub(super) tensors: HashMap<String, (WeightType, Range<usize>)>,
+    pub(super) tensors: HashMap<String, Stored>,
+}
+
+/// Where a stored tensor lies.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stored {
+    /// Encoding and shape.
+    pub(super) ty: WeightType,
+    /// The bytes of its numbers.
+    pub(super) range: Range<usize>,
+    /// The bytes of its scales.
+    pub(super) scales: Range<usize>,
 }
 
 /// Makes a module called `name` of method `forward` and its delegate.
@@ -52,8 +63,8 @@ pub(super) fn lift(name: &str, plan: &Plan, graph: &Graph) -> Result<Lifted> {
 #[derive(Clone, Copy, Debug)]
 struct Held {
     operand: Operand,
-    /// The delegate holds it in half floats.
-    half: bool,
+    /// How the delegate holds it.
+    form: Form,
 }
 
 /// The module as it grows.
@@ -63,7 +74,7 @@ pub(super) struct Lift<'g> {
     held: Vec<Option<Held>>,
     /// Weights by constant, shape and encoding.
     constants: HashMap<(usize, WeightType), WeightId>,
-    tensors: HashMap<String, (WeightType, Range<usize>)>,
+    tensors: HashMap<String, Stored>,
 }
 
 impl Lift<'_> {
@@ -76,7 +87,8 @@ impl Lift<'_> {
         for (&index, (argument, tensor)) in externals.iter().zip(&plan.arguments) {
             let value = &self.graph.values[index];
             let place = Place::Value(value.id);
-            if value.dims != tensor.sizes || value.half != (tensor.scalar == SCALAR_HALF) {
+            let form = if tensor.scalar == SCALAR_HALF { Form::Half } else { Form::Single };
+            if value.dims != tensor.sizes || value.form != form {
                 let found = format!("{:?}", value.dims);
                 return Err(place.mismatch("dims", found, format!("{:?} of its tensor", tensor.sizes)));
             }
@@ -96,7 +108,7 @@ impl Lift<'_> {
                 Argument::Mask => Operand::Node(mask),
                 Argument::Cache(cache) => Operand::Cache(*cache),
             };
-            self.hold(index, operand, value.half)?;
+            self.hold(index, operand, value.form)?;
         }
         Ok(())
     }
@@ -133,7 +145,7 @@ impl Lift<'_> {
     }
 
     fn node(&mut self, index: usize, node: &Node) -> Result<()> {
-        let place = Place::Node(index);
+        let (place, form) = (Place::Node(index), self.graph.values[node.output].form);
         let args = node.inputs.iter().enumerate().map(|(k, &input)| self.argument(&place, node, k, input));
         let args = args.collect::<Result<Vec<Operand>>>()?;
         let made = match (&node.kind, &args[..]) {
@@ -146,29 +158,46 @@ impl Lift<'_> {
             (Kind::Op(op), _) => self.build(&place, op.clone(), args)?.into(),
             (Kind::Reshape(shape), &[x]) => self.reshape(&place, shape, x)?,
             (Kind::Slice(offsets, sizes), &[x]) => self.slice(&place, offsets, sizes, x)?,
+            (Kind::Convert, &[x @ Operand::Node(_)]) if form == Form::Token => {
+                self.build(&place, Op::Int8Token, [x])?.into()
+            }
             (Kind::Convert | Kind::Copy, &[x @ Operand::Node(_)]) => x,
             _ => return Err(place.unsupported("a constant that is converted or copied")),
         };
-        let half = self.graph.values[node.output].half;
-        if half {
-            return Err(place.unsupported("a result in half floats"));
+        if form != Form::Single && !(form == Form::Token && matches!(node.kind, Kind::Convert)) {
+            return Err(place.unsupported("a result that is not in single floats"));
         }
-        self.hold(node.output, made, half)
+        self.hold(node.output, made, form)
     }
 
     /// Operand `k` of a node: of a kind that its op takes in the IR.
     fn argument(&mut self, place: &Place, node: &Node, k: usize, input: usize) -> Result<Operand> {
         let value = &self.graph.values[input];
         let operand = match &value.role {
-            Role::Constant(constant) => Held { operand: self.constant(value, constant)?, half: value.half },
+            Role::Constant(constant) => Held { operand: self.constant(value, constant)?, form: value.form },
             _ => self.held[input].ok_or_else(|| place.clone().damaged(format!("value {} is not there", value.id)))?,
         };
         let constant = matches!(operand.operand, Operand::Weight(_));
+        let given = self.held[node.inputs[0]].map(|held| held.form);
         match (&node.kind, k) {
-            (Kind::Op(Op::Linear), 1 | 2) if constant => Ok(operand.operand),
+            (Kind::Op(Op::Linear), 1) if constant => match (given, operand.form) {
+                (Some(Form::Token), Form::Quantized(_)) => Ok(operand.operand),
+                (Some(Form::Token), _) => Err(place.clone().unsupported("a filter of floats for tokens in int8")),
+                (_, Form::Quantized(encoding)) if encoding.group().is_some() => {
+                    Err(place.clone().unsupported("a filter in groups for tokens in single floats"))
+                }
+                _ => Ok(operand.operand),
+            },
+            (Kind::Op(Op::Linear), 0) if operand.form == Form::Token => Ok(operand.operand),
+            _ if matches!(operand.form, Form::Quantized(_)) => {
+                Err(place.clone().unsupported("a quantized constant that is no filter"))
+            }
+            (Kind::Op(Op::Linear), 2) if constant => Ok(operand.operand),
             (Kind::Op(Op::Linear), 1 | 2) => Err(place.clone().unsupported("a filter or bias that is not constant")),
-            (Kind::Convert, _) => Ok(operand.operand),
-            _ if operand.half => Err(place.clone().unsupported("arithmetic in half floats")),
+            (Kind::Convert, _) if operand.form != Form::Token => Ok(operand.operand),
+            _ if operand.form != Form::Single => {
+                Err(place.clone().unsupported("arithmetic in other than single floats"))
+            }
             (Kind::Op(Op::Add | Op::Sub | Op::Mul | Op::Div), _) => Ok(operand.operand),
             _ if constant => Err(place.clone().unsupported(format!("a constant as operand {k}"))),
             _ => Ok(operand.operand),
@@ -176,7 +205,7 @@ impl Lift<'_> {
     }
 
     /// Notes what stands for a value, after comparing its type with the sizes in the file.
-    fn hold(&mut self, index: usize, operand: Operand, half: bool) -> Result<()> {
+    fn hold(&mut self, index: usize, operand: Operand, form: Form) -> Result<()> {
         let value = &self.graph.values[index];
         let ty = self.builder.module().operand_type(operand);
         let bounds = self.builder.module().bounds;
@@ -184,7 +213,7 @@ impl Lift<'_> {
         if !sizes.eq(value.dims.iter().map(|&n| Some(n as usize))) {
             return Err(Place::Value(value.id).mismatch("dims", format!("{:?}", value.dims), format!("those of {ty}")));
         }
-        self.held[index] = Some(Held { operand, half });
+        self.held[index] = Some(Held { operand, form });
         Ok(())
     }
 
@@ -192,35 +221,39 @@ impl Lift<'_> {
         let encoding = if table.half { Encoding::F16 } else { Encoding::F32 };
         let ty = WeightType::new(encoding, table.shape);
         let name = table.name.clone().unwrap_or_else(|| "table".into());
-        self.weight(&name, ty, table.range.clone()).map(Operand::Weight)
+        self.weight(&name, Stored { ty, range: table.range.clone(), scales: 0..0 }).map(Operand::Weight)
     }
 
     fn constant(&mut self, value: &Value, constant: &Constant) -> Result<Operand> {
-        let encoding = if value.half { Encoding::F16 } else { Encoding::F32 };
+        let encoding = match value.form {
+            Form::Half => Encoding::F16,
+            Form::Quantized(encoding) => encoding,
+            Form::Single | Form::Token => Encoding::F32,
+        };
         let ty = WeightType::new(encoding, value.dims.clone());
         if let Some(&known) = self.constants.get(&(constant.index, ty.clone())) {
             return Ok(Operand::Weight(known));
         }
         let name = constant.key.clone().unwrap_or_else(|| format!("const.{}", constant.index));
-        let id = self.weight(&name, ty.clone(), constant.range.clone())?;
+        let (range, scales) = (constant.range.clone(), constant.scales.clone());
+        let id = self.weight(&name, Stored { ty: ty.clone(), range, scales })?;
         self.constants.insert((constant.index, ty), id);
         Ok(Operand::Weight(id))
     }
 
     /// Adds a weight; tables and constants that are the same bytes in the same form are one. A name that is taken, or is
     /// none, gives way to a number.
-    fn weight(&mut self, name: &str, ty: WeightType, range: Range<usize>) -> Result<WeightId> {
+    fn weight(&mut self, name: &str, stored: Stored) -> Result<WeightId> {
         let place = Place::Module(format!("@{name}"));
         let count = self.builder.module().weights.len();
-        let same =
-            |lift: &Self, name: &str| lift.tensors.get(name).is_some_and(|known| *known == (ty.clone(), range.clone()));
+        let same = |lift: &Self, name: &str| lift.tensors.get(name) == Some(&stored);
         let mut name = if well_named(name) { name.to_string() } else { format!("const.{count}") };
         if self.builder.weight_id(&name).is_some() && !same(self, &name) {
             name = format!("{name}.{count}");
         }
-        let id = self.builder.weight(&name, ty.clone(), WeightExpr::Stored(name.clone()));
+        let id = self.builder.weight(&name, stored.ty.clone(), WeightExpr::Stored(name.clone()));
         let id = id.map_err(|e| place.fault(Fault::Broken(e.to_string())))?;
-        self.tensors.insert(name, (ty, range));
+        self.tensors.insert(name, stored);
         Ok(id)
     }
 

@@ -32,7 +32,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Module, StoredTensor, WeightError, WeightSource, WeightType, verify, well_named};
+use diffulex_compiler::ir::{Module, StoredTensor, WeightError, WeightSource, verify, well_named};
 use memmap2::Mmap;
 
 pub use error::{Fault, Place, ReadError};
@@ -56,7 +56,7 @@ pub struct Artifact {
 #[derive(Debug)]
 struct Weights {
     bytes: Bytes,
-    tensors: HashMap<String, (WeightType, Range<usize>)>,
+    tensors: HashMap<String, lift::Stored>,
 }
 
 /// The bytes of a file.
@@ -148,15 +148,15 @@ impl Bytes {
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
         let missing = || WeightError::Missing(name.to_string());
-        let (ty, range) = self.tensors.get(name).ok_or_else(missing)?;
-        let bytes = self.bytes.as_slice().get(range.clone()).ok_or_else(missing)?;
-        Ok(StoredTensor { ty: ty.clone(), bytes })
+        let lift::Stored { ty, range, scales } = self.tensors.get(name).ok_or_else(missing)?;
+        let part = |range: &Range<usize>| self.bytes.as_slice().get(range.clone()).ok_or_else(missing);
+        Ok(StoredTensor { ty: ty.clone(), bytes: part(range)?, scales: part(scales)? })
     }
 
     /// Gives mapped pages back.
     fn release(&self, name: &str) {
         #[cfg(unix)]
-        if let (Bytes::Mapped(map), Some((_, range))) = (&self.bytes, self.tensors.get(name)) {
+        if let (Bytes::Mapped(map), Some(lift::Stored { range, .. })) = (&self.bytes, self.tensors.get(name)) {
             // SAFETY: the map is a read-only view of a file, so a page that is given back is read again from the file.
             // That it is given back is only a hint; whether it succeeds does not matter.
             let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };

@@ -4,24 +4,40 @@ use std::ops::Range;
 
 use planus::Vector;
 
+use diffulex_compiler::ir::Encoding;
+
 use super::error::{Fault, Place, Result};
 use super::file::File;
 use crate::xnnpack::schema::constants::{
-    DATATYPE_FP16, DATATYPE_FP32, MAX_EXTERNS, MAX_RANK, NAMED, NO_ID, VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
+    DATATYPE_FP16, DATATYPE_FP32, DATATYPE_QBINT4, DATATYPE_QCINT4, DATATYPE_QCINT8, DATATYPE_QDINT8, MAX_EXTERNS,
+    MAX_RANK, NAMED, NO_ID, VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
 };
-use crate::xnnpack::schema::delegate::{ConstantDataOffsetRef, GraphRef, TensorValueRef};
+use crate::xnnpack::schema::delegate::{ConstantDataOffsetRef, GraphRef, QuantParamsRef, TensorValueRef};
 
 /// A value of the graph.
 #[derive(Clone, Debug)]
 pub(super) struct Value {
     /// Its id, for messages.
     pub(super) id: u32,
-    /// Half floats rather than single ones.
-    pub(super) half: bool,
+    /// How its numbers are held.
+    pub(super) form: Form,
     /// Sizes, or their upper bounds.
     pub(super) dims: Vec<u32>,
     /// Where it comes from.
     pub(super) role: Role,
+}
+
+/// How the numbers of a value are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Single floats.
+    Single,
+    /// Half floats.
+    Half,
+    /// Rows that are quantized when they are computed, to 8 bits.
+    Token,
+    /// A filter with scales.
+    Quantized(Encoding),
 }
 
 /// Where a value comes from.
@@ -46,22 +62,20 @@ pub(super) struct Constant {
     pub(super) key: Option<String>,
     /// Its bytes in the file.
     pub(super) range: Range<usize>,
+    /// The bytes of its scales.
+    pub(super) scales: Range<usize>,
 }
 
-/// Reads value `index`.
+/// Reads value `index`, with what the file says of its quantization.
 pub(super) fn read_value(
     tensor: &TensorValueRef<'_>,
+    quant: Option<&QuantParamsRef<'_>>,
     index: usize,
     constants: &Constants<'_, '_>,
     externals: &mut Externals,
 ) -> Result<Value> {
     let place = Place::Value(index as u32);
     let id = place.got(tensor.id_out())?;
-    let half = match place.got(tensor.datatype())? {
-        DATATYPE_FP32 => false,
-        DATATYPE_FP16 => true,
-        other => return Err(place.unsupported(format!("datatype {other}"))),
-    };
     let dims = place.need("dims", tensor.dims())?;
     let rank = place.got(tensor.num_dims())?;
     place.at_most("num_dims", rank.into(), MAX_RANK as u64)?;
@@ -69,8 +83,18 @@ pub(super) fn read_value(
         return Err(place.mismatch("num_dims", rank, format!("the {} of `dims`", dims.len())));
     }
     let dims: Vec<u32> = dims.iter().collect();
-    let width = if half { 2 } else { 4 };
-    let bytes = dims.iter().fold(width, |bytes: u64, &n| bytes.saturating_mul(n.into()));
+    let (form, scales) = form(&place, place.got(tensor.datatype())?, quant, &dims)?;
+    let width = match form {
+        Form::Single => 4,
+        Form::Half => 2,
+        Form::Token | Form::Quantized(_) => 1,
+    };
+    let bytes = match (form, &dims[..]) {
+        (Form::Quantized(encoding), &[rows, columns]) => {
+            u64::from(rows).saturating_mul(encoding.row_bytes(columns as usize) as u64)
+        }
+        _ => dims.iter().fold(width, |bytes: u64, &n| bytes.saturating_mul(n.into())),
+    };
     if bytes == 0 {
         return Err(place.damaged(format!("an axis of 0 in {dims:?}")));
     }
@@ -81,14 +105,83 @@ pub(super) fn read_value(
     let constant = place.got(tensor.constant_buffer_idx())?;
     let role = match (flags, constant) {
         (0, 0) if external == NO_ID => Role::Internal,
-        (0, constant) if external == NO_ID => Role::Constant(constants.get(&place, constant, bytes, width)?),
+        (0, constant) if external == NO_ID && form != Form::Token => {
+            let mut found = constants.get(&place, constant, bytes, width)?;
+            if let Some(Scales { constant, bytes, width }) = scales {
+                found.scales = constants.get(&place, constant, bytes, width)?.range;
+            }
+            Role::Constant(found)
+        }
         (VALUE_EXTERNAL_INPUT, 0) => externals.add(&place, external, index, Role::Input)?,
         (VALUE_EXTERNAL_OUTPUT, 0) => externals.add(&place, external, index, Role::Output)?,
         _ => {
             return Err(place.unsupported(format!("flags {flags} with external id {external} and constant {constant}")));
         }
     };
-    Ok(Value { id, half, dims, role })
+    let stored = matches!(role, Role::Constant(_));
+    if matches!(form, Form::Quantized(_)) != (stored && scales.is_some())
+        || form == Form::Token && role != Role::Internal
+    {
+        return Err(place.unsupported("quantized values other than filters and what they are given"));
+    }
+    Ok(Value { id, form, dims, role })
+}
+
+/// Where the scales of a filter lie: which constant, how many bytes, how wide each is.
+#[derive(Clone, Copy)]
+struct Scales {
+    constant: u32,
+    bytes: u64,
+    width: u64,
+}
+
+/// How the numbers of a datatype are held.
+fn form(
+    place: &Place,
+    datatype: i16,
+    quant: Option<&QuantParamsRef<'_>>,
+    dims: &[u32],
+) -> Result<(Form, Option<Scales>)> {
+    let unsupported = || place.clone().unsupported(format!("datatype {datatype} with this quantization"));
+    let encoding = match (datatype, quant) {
+        (DATATYPE_FP32, None) => return Ok((Form::Single, None)),
+        (DATATYPE_FP16, None) => return Ok((Form::Half, None)),
+        (DATATYPE_QDINT8, Some(QuantParamsRef::PerTokenDynamicQuant(token))) => {
+            return match place.got(token.num_nonbatch_dims())? {
+                1 => Ok((Form::Token, None)),
+                other => Err(place.clone().unsupported(format!("{other} axes that share a dynamic scale"))),
+            };
+        }
+        (DATATYPE_QCINT8, Some(QuantParamsRef::PerChannelQuant(_))) => Encoding::Int8Row,
+        (DATATYPE_QCINT4, Some(QuantParamsRef::PerChannelQuant(_))) => Encoding::Int4Row,
+        (DATATYPE_QBINT4, Some(QuantParamsRef::PerChannelGroupQuant(group))) => {
+            let size = place.got(group.group_size())?;
+            let known = Encoding::ALL.iter().copied().find(|e| e.group().is_some_and(|g| g as i64 == i64::from(size)));
+            known.ok_or_else(|| place.clone().unsupported(format!("groups of {size}")))?
+        }
+        _ => return Err(unsupported()),
+    };
+    let &[rows, columns] = dims else { return Err(unsupported()) };
+    if encoding.group().is_some_and(|group| !(columns as usize).is_multiple_of(group)) {
+        return Err(place.clone().damaged(format!("{columns} columns cannot be cut into its groups")));
+    }
+    let (channel, listed, constant, count) = match quant {
+        Some(QuantParamsRef::PerChannelQuant(q)) => (q.channel_dim(), q.scale(), q.scale_buffer_idx(), q.num_scales()),
+        Some(QuantParamsRef::PerChannelGroupQuant(q)) => {
+            (q.channel_dim(), q.scale(), q.scale_buffer_idx(), q.num_scales())
+        }
+        _ => return Err(unsupported()),
+    };
+    if place.got(channel)? != 0 || place.got(listed)?.is_some_and(|list| !list.is_empty()) {
+        return Err(place.clone().unsupported("scales along another axis, or inside the graph"));
+    }
+    let bytes = u64::from(rows).saturating_mul(encoding.scale_bytes(columns as usize) as u64);
+    let width = if encoding.group().is_some() { 2 } else { 4 };
+    let count = place.got(count)?;
+    if u64::from(count) != bytes / width {
+        return Err(place.clone().mismatch("num_scales", count, bytes / width));
+    }
+    Ok((Form::Quantized(encoding), Some(Scales { constant: place.got(constant)?, bytes, width })))
 }
 
 /// External ids and the values that have them.
@@ -168,6 +261,6 @@ impl Constants<'_, '_> {
         if !(range.start as u64).is_multiple_of(width) {
             return Err(place.damaged(format!("its bytes begin at {}, which is not aligned", range.start)));
         }
-        Ok(Constant { index: index as usize, key, range })
+        Ok(Constant { index: index as usize, key, range, scales: 0..0 })
     }
 }

@@ -53,6 +53,14 @@ pub(super) mod constants {
     pub(crate) const DATATYPE_FP32: i16 = 1;
     /// `XNNDatatype.xnn_datatype_fp16`.
     pub(crate) const DATATYPE_FP16: i16 = 2;
+    /// `XNNDatatype.xnn_datatype_qcint8`.
+    pub(crate) const DATATYPE_QCINT8: i16 = 6;
+    /// `XNNDatatype.xnn_datatype_qcint4`.
+    pub(crate) const DATATYPE_QCINT4: i16 = 8;
+    /// `XNNDatatype.xnn_datatype_qdint8`.
+    pub(crate) const DATATYPE_QDINT8: i16 = 9;
+    /// `XNNDatatype.xnn_datatype_qbint4`.
+    pub(crate) const DATATYPE_QBINT4: i16 = 10;
     /// `external_id` of an internal value, and an operand that is absent: `XNN_INVALID_VALUE_ID`.
     pub(crate) const NO_ID: u32 = u32::MAX;
     /// `XNNTensorValue.flags` of an external input.
