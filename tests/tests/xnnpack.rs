@@ -13,7 +13,7 @@ use diffulex_compiler::ir::{
     Builder, CacheId, CacheKind, CacheShape, DType, Dim, Encoding, Module, Node, Op, Operand, Sizes, Stage,
     StoredTensor, ValueType, WeightError, WeightExpr, WeightSource, WeightType, interpret, parse, print,
 };
-use diffulex_compiler::quant;
+use diffulex_compiler::{passes, quant};
 use diffulex_runtime::engine::{Engine, LayerRows, StepInput, StepOutput};
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_targets::raise::raise;
@@ -618,6 +618,35 @@ fn small_file() -> Vec<u8> {
     write(&legalize(&module(SMALL)).unwrap(), &Numbers::random(SMALL, 3))
 }
 
+/// The same with filters in int8 or int4 and tokens in int8.
+fn small_quantized_file() -> Vec<u8> {
+    let keep = vec![("*.mlp.*".to_string(), Encoding::Int4Row), ("*o_proj".to_string(), Encoding::F32)];
+    let scheme = quant::Scheme { weights: Encoding::Int8Row, table: Encoding::F16, int8_tokens: true, keep };
+    let quantized = passes::run(module(SMALL), &["quantize"], &scheme, &mut |_| {}).unwrap();
+    write(&legalize(&quantized).unwrap(), &Numbers::random(SMALL, 3))
+}
+
+#[test]
+fn quantized_filters_are_read_back() {
+    let read = read_bytes(small_quantized_file()).unwrap();
+    let source = Numbers::random(SMALL, 3);
+    let (mut int8, mut int4) = (0, 0);
+    for weight in &read.module.weights {
+        let stored = read.source.tensor(&weight.name).unwrap();
+        let encoding = weight.ty.encoding;
+        int8 += usize::from(encoding == Encoding::Int8Row);
+        int4 += usize::from(encoding == Encoding::Int4Row);
+        let Some((ty, bytes)) = source.tensors.get(&weight.name).filter(|_| !encoding.is_float()) else { continue };
+        let (mut exact, mut rows) = (Vec::new(), quant::Encoded::default());
+        let floats = quant::Rows { encoding: Encoding::F32, columns: ty.columns(), values: bytes, scales: &[] };
+        floats.decode(&mut exact);
+        quant::encode(encoding, ty.columns(), &exact, &mut rows).unwrap();
+        assert_eq!((stored.bytes, stored.scales), (&rows.values[..], &rows.scales[..]), "{}", weight.name);
+    }
+    assert!(int8 > 0 && int4 > 0, "{}", print(&read.module));
+    assert!(read.module.nodes.iter().any(|node| node.op == Op::Int8Token));
+}
+
 #[test]
 fn every_truncation_is_an_error() {
     let file = small_file();
@@ -638,14 +667,19 @@ fn every_truncation_is_an_error() {
 /// Flipped bytes give an error or another module that keeps the rules; never a panic, never gigabytes, never minutes.
 #[test]
 fn flipped_bytes_never_panic() {
-    let file = small_file();
+    for file in [small_file(), small_quantized_file()] {
+        flip_bytes(&file);
+    }
+}
+
+fn flip_bytes(file: &[u8]) {
     let program = u64::from_le_bytes(file[16..24].try_into().unwrap()) as usize;
     let delegate = file.windows(4).position(|w| w == b"XH00").unwrap() - 4;
     let graph = u32::from_le_bytes(file[delegate + 14..delegate + 18].try_into().unwrap()) as usize;
     let mut random = Random(5);
-    let cases = std::env::var("DIFFULEX_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(6000);
+    let cases = std::env::var("DIFFULEX_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(3000);
     for case in 0..cases {
-        let mut file = file.clone();
+        let mut file = file.to_vec();
         for _ in 0..1 + random.below(3) {
             let at = if case % 2 == 0 { random.below(program) } else { delegate + random.below(32 + graph) };
             file[at] = match random.below(4) {
