@@ -224,10 +224,12 @@ impl Limits {
 
     /// The limits for two engines that run the same weights as `module`: only the order of sums differs. Where tokens
     /// are rounded to int8, a number that lies between two levels may fall to either because of that, and all that
-    /// follows from it differs: rare, and a few thousandths of the largest logit where it happens.
+    /// follows from it differs, the more the deeper the network. Measured between this engine and ExecuTorch 1.5.1, as a
+    /// share of the largest logit: most rows 1e-6 and the worst 1.3e-2 on 5 trained layers (KL 3e-4); on 24 layers of
+    /// random numbers most rows differ, at most by 7.5e-2 (KL 2e-3).
     pub fn same_weights(module: &Module) -> Limits {
         match module.nodes.iter().any(|node| node.op == Op::Int8Token) {
-            true => Limits { max_error: 5e-2, kl: 1e-2, top1: 1.0 },
+            true => Limits { max_error: 2e-1, kl: 1e-2, top1: 1.0 },
             false => Limits::of_encoding(Encoding::F32),
         }
     }
