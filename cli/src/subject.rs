@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::{self, Family, Generation};
-use diffulex_compiler::ir::{Encoding, Module, Op, Sizes, WeightSource};
+use diffulex_compiler::ir::{Encoding, Module, Sizes, WeightSource};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_runtime::engine::Engine;
@@ -172,8 +172,7 @@ pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> 
     let keep: Vec<(String, Encoding)> = matrices.map(|w| (w.name.clone(), w.ty.encoding)).collect();
     // Names that the artifact does not have, because another program wrote it, are rounded as most of its bytes are.
     let least = keep.iter().map(|(_, encoding)| *encoding).max().unwrap_or(Encoding::F32);
-    let int8_tokens = artifact.nodes.iter().any(|node| node.op == Op::Int8Token);
-    imported(folder, block, Some(&Scheme { weights: least, table: least, int8_tokens, keep }))
+    imported(folder, block, Some(&Scheme { weights: least, table: least, int8_tokens: artifact.rounds_tokens(), keep }))
 }
 
 fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Result<Opened, Error> {

@@ -7,7 +7,6 @@ pub use recordings::{Recordings, recordings};
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::Op;
 use diffulex_runtime::chat::{Chat, Message, Variables};
 use diffulex_runtime::generate::Algorithm;
 use diffulex_runtime::session::{Attention, Session};
@@ -83,7 +82,7 @@ pub fn artifact(
     let theirs = (&artifact.module, artifact.source.as_ref());
     report(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
     let exactly = Limits::same_weights(&artifact.module);
-    let rounds = artifact.module.nodes.iter().any(|node| node.op == Op::Int8Token);
+    let rounds = artifact.module.rounds_tokens();
     for (name, tokens) in &cases {
         report(Check::Numbers(numbers::compare(&mut exact, &mut other, name, tokens, exactly)?));
     }

@@ -711,6 +711,21 @@ fn an_index_that_is_wrong() {
 /// What may come into a header by damage, beside single bytes.
 const WORDS: [&str; 7] = ["0", "-1", "99999999999", "F16", "F64", "]", "\""];
 
+/// Opens a checkpoint with another value in config.json: an error, or a module that keeps the rules.
+fn refused_or_read(mut folder: Folder, key: usize, value: Value) -> Result<(), TestCaseError> {
+    let keys: Vec<String> = folder.config.as_object().unwrap().keys().cloned().collect();
+    folder.config[&keys[key % keys.len()]] = value;
+    match Checkpoint::open(folder.finish()) {
+        Err(error) => prop_assert!(!error.to_string().is_empty()),
+        Ok(c) => {
+            let bounds = ir::Sizes { t: 4, c: 8, r: 0 };
+            let module = c.config().decoder.import("m", bounds, &|n| c.tensor_type(n)).unwrap();
+            ir::verify(&module).unwrap();
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -751,16 +766,6 @@ proptest! {
             json!(null), json!("x"), json!([]), json!({}), json!([1]), json!(true), json!(65536), json!(1024), json!(16777216),
         ]),
     ) {
-        let mut folder = Folder::plain();
-        let keys: Vec<String> = folder.config.as_object().unwrap().keys().cloned().collect();
-        folder.config[&keys[key % keys.len()]] = value;
-        match Checkpoint::open(folder.finish()) {
-            Err(error) => prop_assert!(!error.to_string().is_empty()),
-            Ok(c) => {
-                let bounds = ir::Sizes { t: 4, c: 8, r: 0 };
-                let module = c.config().decoder.import("m", bounds, &|n| c.tensor_type(n)).unwrap();
-                ir::verify(&module).unwrap();
-            }
-        }
+        refused_or_read(Folder::plain(), key, value)?;
     }
 }

@@ -191,6 +191,11 @@ impl Module {
         })
     }
 
+    /// Whether some filters are given tokens that are rounded to int8.
+    pub fn rounds_tokens(&self) -> bool {
+        self.nodes.iter().any(|node| node.op == Op::Int8Token)
+    }
+
     /// How often each node is read, outputs and new cache rows included.
     pub fn uses(&self) -> Vec<u32> {
         let mut uses = vec![0; self.nodes.len()];

@@ -9,7 +9,7 @@ use super::graph::{CacheId, Module, Node, NodeId, Operand, Weight, WeightId};
 use super::op::Op;
 use super::types::Sizes;
 use super::weights::{WeightError, WeightSource};
-use crate::quant::{self, Encoded};
+use crate::quant::Encoded;
 
 /// Numbers with a shape, row-major. Integers are held as floats too: ids stay far below 2^24.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -139,20 +139,8 @@ impl Run<'_> {
 
 /// The numbers of a weight as its encoding keeps them.
 fn numbers(weight: &Weight, source: &dyn WeightSource) -> Result<Array, WeightError> {
-    let (rows, columns, encoding) = (weight.ty.rows(), weight.ty.columns(), weight.ty.encoding);
     let (mut exact, mut kept, mut data) = (Vec::new(), Encoded::default(), Vec::new());
-    weight.expr.rows(source, columns, 0..rows, &mut exact)?;
-    if exact.len() != rows * columns {
-        let what = format!("makes {} numbers, not {}", exact.len(), weight.ty);
-        return Err(WeightError::Unfit { name: weight.name.clone(), what });
-    }
-    quant::encode(encoding, columns, &exact, &mut kept).map_err(|bad| WeightError::Overflow {
-        weight: weight.name.clone(),
-        row: bad / columns,
-        column: bad % columns,
-        value: exact[bad],
-        encoding,
-    })?;
-    kept.rows(encoding, columns).decode(&mut data);
+    weight.encode(source, 0..weight.ty.rows(), &mut exact, &mut kept)?;
+    kept.rows(weight.ty.encoding, weight.ty.columns()).decode(&mut data);
     Ok(Array { shape: weight.ty.shape.iter().map(|&n| n as usize).collect(), data })
 }

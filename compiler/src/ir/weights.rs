@@ -5,9 +5,10 @@
 
 use std::ops::Range;
 
+use super::graph::Weight;
 use super::types::{Encoding, WeightType};
 use crate::math;
-use crate::quant::Rows;
+use crate::quant::{self, Encoded, Rows};
 
 /// Deepest nesting of an expression; a stored tensor has depth 1.
 pub(crate) const MAX_DEPTH: usize = 16;
@@ -88,6 +89,38 @@ pub enum WeightError {
         /// The encoding that cannot hold it.
         encoding: Encoding,
     },
+}
+
+impl Weight {
+    /// Rows of this weight in its encoding, put into `out`; `numbers` holds them in f32 on the way. Both are cleared
+    /// first, so that many chunks of rows can share their memory.
+    ///
+    /// # Errors
+    /// When the expression cannot be evaluated, or a number has no finite value in the encoding.
+    pub fn encode(
+        &self,
+        source: &dyn WeightSource,
+        rows: Range<usize>,
+        numbers: &mut Vec<f32>,
+        out: &mut Encoded,
+    ) -> Result<(), WeightError> {
+        let (encoding, columns) = (self.ty.encoding, self.ty.columns());
+        numbers.clear();
+        out.clear();
+        self.expr.rows(source, columns, rows.clone(), numbers)?;
+        if numbers.len() != rows.len() * columns {
+            let asked = WeightType::new(encoding, [rows.len() as u32, columns as u32]);
+            let what = format!("makes {} numbers, not {asked}", numbers.len());
+            return Err(WeightError::Unfit { name: self.name.clone(), what });
+        }
+        quant::encode(encoding, columns, numbers, out).map_err(|bad| WeightError::Overflow {
+            weight: self.name.clone(),
+            row: rows.start + bad / columns,
+            column: bad % columns,
+            value: numbers[bad],
+            encoding,
+        })
+    }
 }
 
 impl WeightExpr {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use diffulex_compiler::ir::{Encoding, Weight, WeightError, WeightExpr, WeightSource};
-use diffulex_compiler::quant::{self, Encoded, Rows};
+use diffulex_compiler::quant::{Encoded, Rows};
 use rayon::prelude::*;
 
 use super::error::LowerError;
@@ -151,17 +151,8 @@ pub(super) fn encoded_rows(
     first: usize,
     count: usize,
 ) -> Result<Encoded, WeightError> {
-    let columns = weight.ty.columns();
-    let mut numbers = Vec::with_capacity(count * columns);
-    weight.expr.rows(source, columns, first..first + count, &mut numbers)?;
-    let mut rows = Encoded::default();
-    quant::encode(weight.ty.encoding, columns, &numbers, &mut rows).map_err(|i| WeightError::Overflow {
-        weight: weight.name.clone(),
-        row: first + i / columns,
-        column: i % columns,
-        value: numbers[i],
-        encoding: weight.ty.encoding,
-    })?;
+    let (mut numbers, mut rows) = (Vec::with_capacity(count * weight.ty.columns()), Encoded::default());
+    weight.encode(source, first..first + count, &mut numbers, &mut rows)?;
     Ok(rows)
 }
 

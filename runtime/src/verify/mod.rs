@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::{Family, Generation};
-use diffulex_compiler::ir::{Encoding, Module, Op};
+use diffulex_compiler::ir::{Encoding, Module};
 
 use crate::generate::{Algorithm, GenerateError};
 use crate::session::SessionError;
@@ -228,7 +228,7 @@ impl Limits {
     /// share of the largest logit: most rows 1e-6 and the worst 1.3e-2 on 5 trained layers (KL 3e-4); on 24 layers of
     /// random numbers most rows differ, at most by 7.5e-2 (KL 2e-3).
     pub fn same_weights(module: &Module) -> Limits {
-        match module.nodes.iter().any(|node| node.op == Op::Int8Token) {
+        match module.rounds_tokens() {
             true => Limits { max_error: 2e-1, kl: 1e-2, top1: 1.0 },
             false => Limits::of_encoding(Encoding::F32),
         }

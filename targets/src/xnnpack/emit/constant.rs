@@ -58,7 +58,7 @@ pub(super) fn quant_params(encoding: Encoding, shape: &[u32], index: u32) -> Qua
             channel_dim: 0,
             group_size: group as i32,
             scale_buffer_idx: index,
-            num_scales: rows * columns / group as u32,
+            num_scales: rows * (columns / group as u32),
         })),
     }
 }

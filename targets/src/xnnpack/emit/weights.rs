@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use diffulex_compiler::ir::{Module, Weight, WeightError, WeightId, WeightSource};
-use diffulex_compiler::quant::{self, Encoded};
+use diffulex_compiler::ir::{Module, Weight, WeightId, WeightSource};
+use diffulex_compiler::quant::Encoded;
 
 use super::EmitError;
 use super::delegate::Delegate;
@@ -73,25 +73,11 @@ fn write_weight(
     out: &mut Counted<'_>,
     scales: &mut Vec<u8>,
 ) -> Result<(), EmitError> {
-    let (rows, columns) = (weight.ty.rows(), weight.ty.columns());
-    let chunk = (CHUNK / columns.max(1)).max(1);
+    let rows = weight.ty.rows();
+    let chunk = (CHUNK / weight.ty.columns().max(1)).max(1);
     let (mut numbers, mut encoded) = (Vec::new(), Encoded::default());
     for start in (0..rows).step_by(chunk) {
-        let range = start..rows.min(start + chunk);
-        numbers.clear();
-        encoded.clear();
-        weight.expr.rows(source, columns, range.clone(), &mut numbers)?;
-        if numbers.len() != range.len() * columns {
-            let what = format!("gives {} numbers for rows {range:?} of {}", numbers.len(), weight.ty);
-            return Err(WeightError::Unfit { name: weight.name.clone(), what }.into());
-        }
-        quant::encode(weight.ty.encoding, columns, &numbers, &mut encoded).map_err(|bad| WeightError::Overflow {
-            weight: weight.name.clone(),
-            row: start + bad / columns,
-            column: bad % columns,
-            value: numbers[bad],
-            encoding: weight.ty.encoding,
-        })?;
+        weight.encode(source, start..rows.min(start + chunk), &mut numbers, &mut encoded)?;
         out.write(&encoded.values)?;
         scales.extend_from_slice(&encoded.scales);
     }

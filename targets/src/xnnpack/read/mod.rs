@@ -156,10 +156,12 @@ impl WeightSource for Weights {
     /// Gives mapped pages back.
     fn release(&self, name: &str) {
         #[cfg(unix)]
-        if let (Bytes::Mapped(map), Some(lift::Stored { range, .. })) = (&self.bytes, self.tensors.get(name)) {
-            // SAFETY: the map is a read-only view of a file, so a page that is given back is read again from the file.
-            // That it is given back is only a hint; whether it succeeds does not matter.
-            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        if let (Bytes::Mapped(map), Some(stored)) = (&self.bytes, self.tensors.get(name)) {
+            for Range { start, end } in [&stored.range, &stored.scales] {
+                // SAFETY: the map is a read-only view of a file, so a page that is given back is read again from the
+                // file. That it is given back is only a hint; whether it succeeds does not matter.
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, *start, end - start) };
+            }
         }
     }
 }
