@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::{self, Family, Generation};
-use diffulex_compiler::ir::{Encoding, Module, Sizes, WeightSource};
+use diffulex_compiler::ir::{DType, Encoding, Module, Sizes, WeightSource};
 use diffulex_compiler::passes;
-use diffulex_compiler::quant::Scheme;
+use diffulex_compiler::quant::{Activations, Scheme};
 use diffulex_runtime::engine::Engine;
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_runtime::session::Attention;
@@ -172,7 +172,13 @@ pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> 
     let keep: Vec<(String, Encoding)> = matrices.map(|w| (w.name.clone(), w.ty.encoding)).collect();
     // Names that the artifact does not have, because another program wrote it, are rounded as most of its bytes are.
     let least = keep.iter().map(|(_, encoding)| *encoding).max().unwrap_or(Encoding::F32);
-    imported(folder, block, Some(&Scheme { weights: least, table: least, int8_tokens: artifact.rounds_tokens(), keep }))
+    let activations = match artifact.rounds_tokens() {
+        true => Activations::DynamicInt8,
+        false if artifact.has_values(DType::F16) => Activations::F16,
+        false => Activations::Float,
+    };
+    let scheme = Scheme { weights: least, table: least, activations, search: artifact.search(), keep };
+    imported(folder, block, Some(&scheme))
 }
 
 fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Result<Opened, Error> {

@@ -7,10 +7,12 @@ pub use recordings::{Recordings, recordings};
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::Encoding;
 use diffulex_runtime::chat::{Chat, Message, Variables};
 use diffulex_runtime::generate::Algorithm;
 use diffulex_runtime::session::{Attention, Session};
-use diffulex_runtime::verify::{Check, Limits, numbers, replies, weights};
+use diffulex_runtime::verify::numbers::{self, Purpose};
+use diffulex_runtime::verify::{Check, Limits, replies, weights};
 use diffulex_targets::artifact::Manifest;
 
 use crate::Error;
@@ -82,23 +84,36 @@ pub fn artifact(
     let theirs = (&artifact.module, artifact.source.as_ref());
     report(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
     let exactly = Limits::same_weights(&artifact.module);
-    let rounds = artifact.module.rounds_tokens();
+    let rounds = artifact.module.rounds_any_tokens();
     for (name, tokens) in &cases {
-        report(Check::Numbers(numbers::compare(&mut exact, &mut other, name, tokens, exactly)?));
+        report(Check::Numbers(numbers::compare(&mut exact, &mut other, (name, Purpose::Exactness), tokens, exactly)?));
     }
     let limits = Limits::of(&artifact.module);
-    if limits != exactly {
+    let matrices = || artifact.module.weights.iter().filter(|w| w.ty.shape.len() > 1);
+    if rounds || matrices().any(|w| w.ty.encoding != Encoding::F32) {
         let mut unrounded = session(&source, &EngineChoice::Tract)?;
         for (name, tokens) in &cases {
             let name = format!("{name}, cost of the encoding");
-            report(Check::Numbers(numbers::compare(&mut unrounded, &mut other, &name, tokens, limits)?));
+            report(Check::Numbers(numbers::compare(
+                &mut unrounded,
+                &mut other,
+                (&name, Purpose::Cost),
+                tokens,
+                limits,
+            )?));
         }
     }
     if *engine != EngineChoice::Tract {
         let mut tract = session(artifact, &EngineChoice::Tract)?;
         for (name, tokens) in &cases {
             let name = format!("{name}, {} against tract", other.engine());
-            report(Check::Numbers(numbers::compare(&mut tract, &mut other, &name, tokens, exactly)?));
+            report(Check::Numbers(numbers::compare(
+                &mut tract,
+                &mut other,
+                (&name, Purpose::Engine),
+                tokens,
+                exactly,
+            )?));
         }
     }
     for (name, tokens) in &prompts {

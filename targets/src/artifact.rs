@@ -178,6 +178,35 @@ impl Bundle {
     }
 }
 
+/// Writes one file that stands alone, whole or not at all.
+///
+/// # Errors
+/// When another process is writing it, `content` fails or the system refuses; an older file then stays.
+pub fn write_alone(
+    path: &Path,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<FileEntry, ArtifactError> {
+    let folder = parent(path);
+    if path.is_dir() || folder.exists() && !folder.is_dir() {
+        return Err(ArtifactError::InTheWay { path: if path.is_dir() { path.into() } else { folder } });
+    }
+    fs::create_dir_all(&folder).map_err(io_error(&folder))?;
+    let lock_held = lock(path)?;
+    let hidden = beside(path, "building");
+    let written = write_file(&hidden, content).and_then(|entry| {
+        fs::rename(&hidden, path)?;
+        sync_folder(&folder)?;
+        Ok(entry)
+    });
+    if written.is_err() {
+        // What cannot be removed is overwritten by the next attempt.
+        let _ = fs::remove_file(&hidden);
+    }
+    let _ = fs::remove_file(beside(path, "lock"));
+    drop(lock_held);
+    written.map_err(io_error(path))
+}
+
 /// Clears away what a killed build of this artifact left behind, unless another build is at it.
 pub fn sweep(folder: &Path) {
     let hidden = beside(folder, "building");

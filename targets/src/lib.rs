@@ -17,6 +17,7 @@ pub mod artifact;
 mod naming;
 pub mod raise;
 mod refusal;
+mod stream;
 mod target;
 pub mod xnnpack;
 

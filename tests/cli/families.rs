@@ -34,7 +34,7 @@ fn artifacts_have_the_size_that_show_foretells() {
     for (place, recipe, name) in tiny.into_iter().chain([demo]) {
         let sizes = foretold(&place.run(&format!("show {recipe}")).ok());
         let schemes: Vec<String> = sizes.iter().map(|(scheme, _)| format!("\"{scheme}\"")).collect();
-        let few = [r#""8da8w""#, r#""f16""#, r#""f32""#, r#""int4""#, r#""int8""#];
+        let few = [r#""8da8w""#, r#""bf16""#, r#""f16""#, r#""full-f16""#, r#""f32""#, r#""int4""#, r#""int8""#];
         assert!(few.iter().all(|few| schemes.iter().any(|scheme| scheme == few)), "{recipe}: {schemes:?}");
         place.run(&format!("build {recipe} --set matrix.quant=[{}]", schemes.join(","))).ok();
         for (scheme, bytes) in sizes {
@@ -56,7 +56,7 @@ fn sizes_are_known_without_a_checkpoint() {
     let sizes = "{vocab=384,hidden=64,layers=3,heads=4,kv_heads=2,head_dim=32,intermediate=176,tied=false}";
     let stated = foretold(&place.run(&format!("show tiny.toml --set model.sizes={sizes}")).ok());
     let near = |((a, own), (b, stated)): (&(String, u64), &(String, u64))| a == b && own.abs_diff(*stated) <= 128;
-    assert!(own.len() == 5 && own.iter().zip(&stated).all(near), "{own:?} {stated:?}");
+    assert!(own.len() == 7 && own.iter().zip(&stated).all(near), "{own:?} {stated:?}");
     let huge = "{vocab=16777216,hidden=1048576,layers=9,heads=64,kv_heads=64,head_dim=64,intermediate=9,tied=true}";
     let refused = place.run(&format!("show tiny.toml --set model.sizes={huge}")).ok().out;
     assert!(refused.contains("refused: @embed_tokens: too many numbers"), "{refused}");

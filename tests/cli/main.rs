@@ -321,7 +321,7 @@ fn a_reader_that_goes_away_is_no_error() {
 
 #[test]
 fn mistakes_are_told_with_their_place() {
-    let place = Place::with("quant = [\"bf16\"]");
+    let place = Place::with("quant = [\"g64\"]\n\n[quant.g64]\nweights = \"int4\"\ngroup = 64");
     snapshot("refused-encoding", &place.run("build tiny.toml").failed(1, &[]).err);
     snapshot(
         "wrong-override",

@@ -44,8 +44,8 @@ pub fn pte(checkpoint: &Path, max_tokens: usize, max_cache: usize, scheme: &Sche
     let name = format!("{}-{}", parts[1], parts[0]);
     let folder = target().join("tmp/pte");
     std::fs::create_dir_all(&folder).unwrap();
-    let tokens = if scheme.int8_tokens { "-int8-tokens" } else { "" };
-    let path = folder.join(format!("{name}-{max_tokens}-{max_cache}-{}-{}{tokens}.pte", scheme.weights, scheme.table));
+    let Scheme { weights, table, activations, search, .. } = scheme;
+    let path = folder.join(format!("{name}-{max_tokens}-{max_cache}-{weights}-{table}-{activations}-{search}.pte"));
     let checkpoint = Checkpoint::open(checkpoint).unwrap();
     let module = module(&checkpoint, max_tokens, max_cache, Target::Xnnpack.passes(), scheme);
     let legal = Target::Xnnpack.legalize(&module).unwrap();

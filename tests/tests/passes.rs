@@ -221,7 +221,7 @@ fn numbers(case: &Case, weight: &ir::Weight) -> Vec<f32> {
     let (mut exact, mut rows, mut kept) = (Vec::new(), quant::Encoded::default(), Vec::new());
     let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
     weight.expr.rows(&case.tensors, columns, 0..weight.ty.rows(), &mut exact).unwrap();
-    quant::encode(encoding, columns, &exact, &mut rows).unwrap();
+    quant::encode(encoding, quant::Search::Max, columns, &exact, &mut rows).unwrap();
     rows.rows(encoding, columns).decode(&mut kept);
     kept
 }

@@ -233,10 +233,10 @@ struct Numbers {
 impl WeightSource for Numbers {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
         let (ty, bytes) = self.tensors.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
-        Ok(StoredTensor { ty: ty.clone(), bytes, scales: &[] })
+        Ok(StoredTensor { ty: ty.clone(), packing: Default::default(), bytes, scales: &[] })
     }
 
-    fn release(&self, name: &str) {
+    fn release(&self, name: &str, _: std::ops::Range<usize>) {
         self.released.lock().unwrap().push(name.into());
     }
 }
@@ -251,7 +251,7 @@ impl Numbers {
             let count = shape.iter().product::<u32>();
             let numbers: Vec<f32> = (0..count).map(|_| random.number() * scale + shift).collect();
             let (mut rows, ty) = (quant::Encoded::default(), WeightType::new(Encoding::F32, shape));
-            quant::encode(Encoding::F32, ty.columns(), &numbers, &mut rows).unwrap();
+            quant::encode(Encoding::F32, quant::Search::Max, ty.columns(), &numbers, &mut rows).unwrap();
             all.tensors.insert(name, (ty, rows.values));
         };
         add("embed_tokens".into(), &[m.vocab, m.hidden], 1.0, 0.0);
@@ -447,10 +447,31 @@ fn what_xnnpack_lacks_is_refused_by_name() {
         None,
     );
     refused(
-        "t : bf16[5, 8]",
-        "%y = embed %tokens, @t : f32[1, T, 8]",
-        "@t: this target cannot use bf16 for a table",
-        Some("f32 or f16"),
+        "t : int4.row[5, 9]",
+        "%y = embed %tokens, @t : f32[1, T, 9]",
+        "@t: 9 numbers a row, an odd number, in int4.row: the kernel reads two at a time",
+        None,
+    );
+    refused(
+        "w : bf16[8, 8]",
+        "%y = linear %x, @w : f32[1, T, 8]",
+        "@w: this target cannot use bf16 for a filter",
+        Some("f32 or f16 or int8.row or int4.row"),
+    );
+    refused(
+        "w : f16[8, 8]",
+        "%z = cast %x {to = bf16} : bf16[1, T, 8]
+         %y = linear %z, @w : f32[1, T, 8]",
+        "@w: this target cannot use f16 for a filter of bf16 tokens",
+        Some("bf16"),
+    );
+    refused(
+        "",
+        "%z = cast %x {to = f16} : f16[1, T, 8]
+         %s = square %z : f16[1, T, 8]
+         %y = cast %s {to = f32} : f32[1, T, 8]",
+        "%s: this target does not compute in f16",
+        Some("f32"),
     );
     refused(
         "w : f16[8, 8]",
@@ -472,7 +493,7 @@ fn what_xnnpack_lacks_is_refused_by_name() {
         "%r: 7 axes; XNNPACK takes 1 to 6",
         None,
     );
-    refused("", "%y = cast %x {to = f16} : f16[1, T, 8]", "%y: this target does not compute in f16", Some("f32"));
+    refused("", "%y = cast %x {to = f16} : f16[1, T, 8]", "%y: the logits are f16[1, T, 8], not f32[1, T, V]", None);
     refused(
         "",
         "%m = reshape %x {shape = [T, 8]} : f32[T, 8]\n%p = matmul %m, %m {transpose = true} : f32[T, T]\n\
@@ -502,7 +523,12 @@ struct Table;
 
 impl WeightSource for Table {
     fn tensor(&self, _: &str) -> Result<StoredTensor<'_>, WeightError> {
-        Ok(StoredTensor { ty: WeightType::new(Encoding::F32, [5, 8]), bytes: &[0; 160], scales: &[] })
+        Ok(StoredTensor {
+            ty: WeightType::new(Encoding::F32, [5, 8]),
+            packing: Default::default(),
+            bytes: &[0; 160],
+            scales: &[],
+        })
     }
 }
 
@@ -551,7 +577,7 @@ fn segments_start_where_the_options_say() {
     let write = |alignment| {
         let mut bytes = Vec::new();
         let options = Options { alignment };
-        emit(&legal, &numbers, &Metadata::default(), &options, &mut bytes, &mut |_, _| {}).map(|()| bytes)
+        emit(&legal, &numbers, &Metadata::default(), &options, &mut bytes, &mut |_, _| {}).map(|_| bytes)
     };
     for alignment in [16, 128, 4096, 16384] {
         let bytes = write(alignment).unwrap();
@@ -621,7 +647,9 @@ fn small_file() -> Vec<u8> {
 /// The same with filters in int8 or int4 and tokens in int8.
 fn small_quantized_file() -> Vec<u8> {
     let keep = vec![("*.mlp.*".to_string(), Encoding::Int4Row), ("*o_proj".to_string(), Encoding::F32)];
-    let scheme = quant::Scheme { weights: Encoding::Int8Row, table: Encoding::F16, int8_tokens: true, keep };
+    let (weights, table) = (Encoding::Int8Row, Encoding::Int4Row);
+    let (activations, search) = (quant::Activations::DynamicInt8, quant::Search::Mse);
+    let scheme = quant::Scheme { weights, table, activations, search, keep };
     let quantized = passes::run(module(SMALL), &["quantize"], &scheme, &mut |_| {}).unwrap();
     write(&legalize(&quantized).unwrap(), &Numbers::random(SMALL, 3))
 }
@@ -638,9 +666,19 @@ fn quantized_filters_are_read_back() {
         int4 += usize::from(encoding == Encoding::Int4Row);
         let Some((ty, bytes)) = source.tensors.get(&weight.name).filter(|_| !encoding.is_float()) else { continue };
         let (mut exact, mut rows) = (Vec::new(), quant::Encoded::default());
-        let floats = quant::Rows { encoding: Encoding::F32, columns: ty.columns(), values: bytes, scales: &[] };
+        let floats = quant::Rows {
+            encoding: Encoding::F32,
+            packing: Default::default(),
+            columns: ty.columns(),
+            values: bytes,
+            scales: &[],
+        };
         floats.decode(&mut exact);
-        quant::encode(encoding, ty.columns(), &exact, &mut rows).unwrap();
+        quant::encode(encoding, quant::Search::Mse, ty.columns(), &exact, &mut rows).unwrap();
+        assert_eq!(weight.search, quant::Search::Mse);
+        // The kernel of the table takes the first of two numbers from the high half of a byte.
+        let turn = if weight.name == "embed_tokens" { 4 } else { 0 };
+        rows.values.iter_mut().for_each(|byte| *byte = byte.rotate_left(turn));
         assert_eq!((stored.bytes, stored.scales), (&rows.values[..], &rows.scales[..]), "{}", weight.name);
     }
     assert!(int8 > 0 && int4 > 0, "{}", print(&read.module));

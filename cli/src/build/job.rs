@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Encoding, Module, Sizes, verify};
+use diffulex_compiler::ir::{Encoding, Module, Node, Op, Operand, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
@@ -12,6 +12,7 @@ use diffulex_targets::{Refusal, Target, xnnpack};
 
 use super::plan::Plan;
 use crate::Error;
+use crate::report::{REPORT, Report};
 
 /// What a build tells while it works.
 pub enum Event<'a> {
@@ -95,13 +96,14 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error>
     let options = xnnpack::Options { alignment: alignment.value };
     let metadata =
         xnnpack::Metadata { generation: Some(plan.generation.clone()), recipe_digest: plan.build.digest_hex() };
-    let mut result = Ok(());
+    let mut result = Ok(Vec::new());
     bundle.write(&artifact_name(plan), |out: &mut dyn Write| {
         let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
         result = xnnpack::emit(&module, plan.checkpoint.as_ref(), &metadata, &options, out, progress);
         Ok(())
     })?;
-    result?;
+    let weights = result?;
+    bundle.write(REPORT, |out| out.write_all(Report { weights }.to_json().as_bytes()))?;
     for name in Plan::TEXT_FILES {
         let file = plan.checkpoint.folder().join(name);
         if file.exists() {
@@ -180,15 +182,21 @@ fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
             // A scheme that does not speak of tables means them too.
             let key = if table && plan.build.quant.table.is_some() { "table" } else { "weights" };
             let names: Vec<String> = nearest.iter().map(|e| format!("`{key} = {}`", in_recipe(*e))).collect();
+            let mut help = format!("write {}", names.join(" or "));
+            if *role == "filter" && encoding.group().is_some() {
+                help = "write `activations = \"dynamic-int8\"`, or `group = 0` for a scale a row".into();
+            }
             Diagnostic::refusal("quant::encoding", message)
                 .label(&origin, "not for this target")
                 .label(&plan.build.target.origin, "asked for here")
                 .note(met)
-                .help(format!("write {}", names.join(" or ")))
+                .help(help)
         }
         Refusal::Group { place, columns, group } => {
             let name = place.trim_start_matches('@');
-            let origin = plan.encoding_origin(name, false).origin;
+            let reads =
+                |node: &Node| node.op == Op::Embed && node.args.get(1).and_then(|arg| named(module, arg)) == Some(name);
+            let origin = plan.encoding_origin(name, module.nodes.iter().any(reads)).origin;
             Diagnostic::refusal(
                 "quant::group-size",
                 format!("{target} cannot cut rows of {columns} into groups of {group}"),
@@ -211,11 +219,20 @@ fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
     Error::Recipe(Diagnostics(vec![diagnostic]))
 }
 
+/// The name of a weight that is an operand.
+fn named<'a>(module: &'a Module, operand: &Operand) -> Option<&'a str> {
+    match operand {
+        Operand::Weight(id) => Some(&module.weight(*id).name),
+        _ => None,
+    }
+}
+
 /// `int4.g32` → `"int4", group = 32`.
 fn in_recipe(encoding: Encoding) -> String {
     let numbers = encoding.name().split('.').next().unwrap_or_default();
     match encoding.group() {
         Some(group) => format!("\"{numbers}\", group = {group}"),
+        None if encoding == Encoding::Int4Row => format!("\"{numbers}\", group = 0"),
         None => format!("\"{numbers}\""),
     }
 }

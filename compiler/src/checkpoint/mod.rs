@@ -11,6 +11,7 @@ pub mod names;
 pub mod shards;
 pub mod tokens;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 pub use config::Config;
@@ -95,7 +96,7 @@ impl WeightSource for Checkpoint {
         self.shards.tensor(name).ok_or_else(|| WeightError::Missing(name.to_string()))
     }
 
-    fn release(&self, name: &str) {
-        self.shards.release(name);
+    fn release(&self, name: &str, rows: Range<usize>) {
+        self.shards.release(name, rows);
     }
 }

@@ -12,6 +12,7 @@ use super::CheckpointError;
 use super::json::{self, Json};
 use super::names::Expected;
 use crate::ir::{Encoding, StoredTensor, WeightType};
+use crate::quant::Packing;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -117,19 +118,26 @@ impl Shards {
     /// A tensor by its name.
     pub fn tensor(&self, name: &str) -> Option<StoredTensor<'_>> {
         let place = self.tensors.get(name)?;
-        Some(StoredTensor { ty: place.ty.clone().ok()?, bytes: self.bytes(place), scales: &[] })
+        Some(StoredTensor {
+            ty: place.ty.clone().ok()?,
+            packing: Packing::default(),
+            bytes: self.bytes(place),
+            scales: &[],
+        })
     }
 
-    /// Gives the pages of a tensor back to the system; reading it again maps them anew.
-    pub fn release(&self, name: &str) {
+    /// Gives the pages of some rows of a tensor back to the system; reading them again maps them anew.
+    pub fn release(&self, name: &str, rows: Range<usize>) {
         let Some(place) = self.tensors.get(name) else { return };
+        let width = place.ty.as_ref().map_or(0, WeightType::row_bytes);
+        let (from, to) = (rows.start.saturating_mul(width), rows.end.saturating_mul(width).min(place.bytes.len()));
         // SAFETY: the map is read-only and backed by a file: dropped pages are read again when touched. Failing to drop
         // them changes nothing but memory use.
         let _ = unsafe {
             self.files[place.file].1.unchecked_advise_range(
                 UncheckedAdvice::DontNeed,
-                place.bytes.start,
-                place.bytes.len(),
+                place.bytes.start + from.min(to),
+                to.saturating_sub(from),
             )
         };
     }

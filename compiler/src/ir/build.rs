@@ -7,6 +7,7 @@ use super::infer::infer;
 use super::op::Op;
 use super::types::{ValueType, WeightType};
 use super::weights::WeightExpr;
+use crate::quant::Search;
 
 /// A node whose operands do not fit its op, or whose name is not free.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,7 +78,7 @@ impl Builder {
     /// # Errors
     /// When the name stands for something else already.
     pub fn weight(&mut self, name: &str, ty: WeightType, expr: WeightExpr) -> Result<WeightId, BuildError> {
-        let new = Weight { name: name.to_string(), ty, expr };
+        let new = Weight { name: name.to_string(), ty, search: Search::Max, expr };
         match self.weight_id(name) {
             Some(id) if *self.module.weight(id) == new => Ok(id),
             Some(_) => Err(BuildError { place: format!("@{name}"), what: "the name is taken".into() }),
@@ -88,6 +89,11 @@ impl Builder {
                 Ok(id)
             }
         }
+    }
+
+    /// Says how the scales of a weight are found.
+    pub fn search(&mut self, id: WeightId, search: Search) {
+        self.module.weights[id.0 as usize].search = search;
     }
 
     /// The weight of that full name.

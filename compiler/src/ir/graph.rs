@@ -3,6 +3,7 @@
 use super::op::Op;
 use super::types::{DType, Dim, Sizes, ValueType, WeightType};
 use super::weights::WeightExpr;
+use crate::quant::Search;
 
 /// Most layers of a module.
 pub(crate) const MAX_LAYERS: u32 = 1024;
@@ -68,6 +69,8 @@ pub struct Weight {
     pub name: String,
     /// Encoding and shape.
     pub ty: WeightType,
+    /// How the scales of its encoding are found.
+    pub search: Search,
     /// Where the numbers come from.
     pub expr: WeightExpr,
 }
@@ -191,9 +194,24 @@ impl Module {
         })
     }
 
+    /// Whether some filters are given tokens with fewer bits than they were computed in.
+    pub fn rounds_any_tokens(&self) -> bool {
+        self.rounds_tokens() || self.has_values(DType::F16) || self.has_values(DType::BF16)
+    }
+
     /// Whether some filters are given tokens that are rounded to int8.
     pub fn rounds_tokens(&self) -> bool {
         self.nodes.iter().any(|node| node.op == Op::Int8Token)
+    }
+
+    /// Whether some values are of this type.
+    pub fn has_values(&self, dtype: DType) -> bool {
+        self.nodes.iter().any(|node| node.ty.dtype == dtype)
+    }
+
+    /// How the scales of its quantized weights are found: as `quantize` says, for all alike.
+    pub fn search(&self) -> Search {
+        self.weights.iter().map(|weight| weight.search).find(|search| *search != Search::Max).unwrap_or(Search::Max)
     }
 
     /// How often each node is read, outputs and new cache rows included.

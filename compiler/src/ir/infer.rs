@@ -60,7 +60,9 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
             }
             let mut shape = args[0].shape.clone();
             *last(&mut shape)? = n;
-            Ok(ValueType::new(args[0].dtype, shape))
+            // Products of bf16 numbers are added up, and given, in f32.
+            let dtype = if args[0].dtype == DType::BF16 { DType::F32 } else { args[0].dtype };
+            Ok(ValueType::new(dtype, shape))
         }
         Op::Heads { n } => {
             count(1)?;

@@ -110,6 +110,7 @@ impl Run<'_> {
         let args = node.args.iter().map(|a| self.operand(*a)).collect::<Result<Vec<_>, _>>()?;
         let outside = |(index, rows)| InterpretError::Index { place: node.place(), index, rows };
         let data = ops::evaluate(&node.op, &args, shape).map_err(outside)?;
+        let data = ops::rounded(data, node.ty.dtype);
         Ok(Array { shape: shape.to_vec(), data })
     }
 

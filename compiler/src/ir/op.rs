@@ -33,7 +33,7 @@ pub enum Op {
         /// Added to the mean square.
         eps: f32,
     },
-    /// `linear %x, @w [, @bias]`: `x · wᵀ + bias`; w `[N, K]`, x `[.., K]` → `[.., N]`.
+    /// `linear %x, @w [, @bias]`: `x · wᵀ + bias`; w `[N, K]`, x `[.., K]` → `[.., N]`; of bf16 tokens it makes f32.
     Linear,
     /// `heads %x {n}`: `[1, T, n·D]` → `[1, n, T, D]`.
     Heads {

@@ -11,6 +11,7 @@ use super::graph::{CacheId, MAX_LAYERS, Module, Node, Operand, Weight};
 use super::op::Op;
 use super::types::write_list;
 use super::weights::WeightExpr;
+use crate::quant::Search;
 
 /// Column of the colon before the type of a node.
 const NODE_TYPE: usize = 76;
@@ -84,6 +85,9 @@ fn weight_line(out: &mut String, indent: &str, weight: &Weight, layer: Option<u3
     let name = split_layer(&weight.name).map_or(weight.name.as_str(), |(_, local)| local);
     let start = format!("{indent}{name}");
     let _ = write!(out, "{start:WEIGHT_TYPE$}: {}", weight.ty);
+    if weight.search != Search::Max {
+        let _ = write!(out, " by {}", weight.search);
+    }
     if weight.expr != WeightExpr::Stored(weight.name.clone()) {
         out.push_str(" = ");
         write_expr(out, &weight.expr, layer);

@@ -92,6 +92,11 @@ impl Encoding {
         }
     }
 
+    /// Whether two numbers share a byte.
+    pub fn is_int4(self) -> bool {
+        matches!(self, Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128)
+    }
+
     /// Whether numbers are stored as floats, each by itself.
     pub fn is_float(self) -> bool {
         matches!(self, Encoding::F32 | Encoding::F16 | Encoding::BF16)

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::graph::Weight;
 use super::types::{Encoding, WeightType};
 use crate::math;
-use crate::quant::{self, Encoded, Rows};
+use crate::quant::{self, Encoded, Packing, Rows};
 
 /// Deepest nesting of an expression; a stored tensor has depth 1.
 pub(crate) const MAX_DEPTH: usize = 16;
@@ -21,8 +21,8 @@ pub trait WeightSource: Send + Sync {
     /// [`WeightError::Missing`] when there is none.
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError>;
 
-    /// Says that the bytes of `name` will not be read again soon, so that mapped pages may be given back.
-    fn release(&self, _name: &str) {}
+    /// Says that these rows of `name` will not be read again soon, so that mapped pages may be given back.
+    fn release(&self, _name: &str, _rows: Range<usize>) {}
 }
 
 /// A tensor as it lies in a file.
@@ -30,9 +30,11 @@ pub trait WeightSource: Send + Sync {
 pub struct StoredTensor<'a> {
     /// Encoding and shape.
     pub ty: WeightType,
+    /// What the file's format does its own way.
+    pub packing: Packing,
     /// Its numbers: exactly `ty.value_bytes()` bytes.
     pub bytes: &'a [u8],
-    /// Its scales: exactly `ty.scale_bytes()` bytes a row.
+    /// Its scales: exactly `packing.scale_bytes(…)` bytes a row.
     pub scales: &'a [u8],
 }
 
@@ -40,7 +42,7 @@ impl<'a> StoredTensor<'a> {
     /// Its rows.
     pub fn rows(&self) -> Rows<'a> {
         let (encoding, columns) = (self.ty.encoding, self.ty.columns());
-        Rows { encoding, columns, values: self.bytes, scales: self.scales }
+        Rows { encoding, packing: self.packing, columns, values: self.bytes, scales: self.scales }
     }
 }
 
@@ -113,7 +115,7 @@ impl Weight {
             let what = format!("makes {} numbers, not {asked}", numbers.len());
             return Err(WeightError::Unfit { name: self.name.clone(), what });
         }
-        quant::encode(encoding, columns, numbers, out).map_err(|bad| WeightError::Overflow {
+        quant::encode(encoding, self.search, columns, numbers, out).map_err(|bad| WeightError::Overflow {
             weight: self.name.clone(),
             row: rows.start + bad / columns,
             column: bad % columns,
@@ -178,18 +180,14 @@ impl WeightExpr {
                 stored_rows(source, name, columns, &range)?.decode(out);
             }
             WeightExpr::Rows(parts) => {
-                let mut first = 0;
-                for part in parts {
-                    let rows = part.row_count(source, columns)?;
-                    let (from, to) = (range.start.max(first), range.end.min(first + rows));
-                    if from < to {
-                        part.rows(source, columns, from - first..to - first, out)?;
-                    }
-                    first += rows;
+                let mut made = 0;
+                for (part, rows) in parts_of(parts, source, columns, &range)? {
+                    made += rows.len();
+                    part.rows(source, columns, rows, out)?;
                 }
-                if first < range.end {
+                if made < range.len() {
                     let name = self.stored().first().copied().unwrap_or("rows").to_string();
-                    let what = format!("makes {first} rows with those joined to it, not {}", range.end);
+                    let what = format!("makes {} rows with those joined to it, not {}", range.start + made, range.end);
                     return Err(WeightError::Unfit { name, what });
                 }
             }
@@ -205,6 +203,20 @@ impl WeightExpr {
         Ok(())
     }
 
+    /// Tells the source that nothing will read soon what rows `range` are made of.
+    pub fn release(&self, source: &dyn WeightSource, columns: usize, range: Range<usize>) {
+        match self {
+            WeightExpr::Stored(name) => source.release(name, range),
+            WeightExpr::Scale(inner, _) => inner.release(source, columns, range),
+            WeightExpr::Rows(parts) => {
+                // What cannot be found was never read.
+                let parts = parts_of(parts, source, columns, &range).unwrap_or_default();
+                parts.into_iter().for_each(|(part, rows)| part.release(source, columns, rows));
+            }
+            WeightExpr::Fill(_) | WeightExpr::RopeCos(_) | WeightExpr::RopeSin(_) => {}
+        }
+    }
+
     /// Rows that the expression has by itself. A generated one has as many as asked, and one where it is joined.
     fn row_count(&self, source: &dyn WeightSource, columns: usize) -> Result<usize, WeightError> {
         match self {
@@ -218,6 +230,25 @@ impl WeightExpr {
             WeightExpr::Fill(_) | WeightExpr::RopeCos(_) | WeightExpr::RopeSin(_) => Ok(1),
         }
     }
+}
+
+/// The joined parts that rows `range` touch, with those rows of each.
+fn parts_of<'a>(
+    parts: &'a [WeightExpr],
+    source: &dyn WeightSource,
+    columns: usize,
+    range: &Range<usize>,
+) -> Result<Vec<(&'a WeightExpr, Range<usize>)>, WeightError> {
+    let (mut touched, mut first) = (Vec::new(), 0);
+    for part in parts {
+        let rows = part.row_count(source, columns)?;
+        let (from, to) = (range.start.max(first), range.end.min(first + rows));
+        if from < to {
+            touched.push((part, from - first..to - first));
+        }
+        first += rows;
+    }
+    Ok(touched)
 }
 
 /// Some rows of a stored tensor.

@@ -1,21 +1,59 @@
 //! `quantize`: every weight gets the encoding that the recipe asks for, and filters the tokens that go with it.
 //!
 //! A table that is the head too becomes two weights where the two want different encodings; the second is `lm_head`.
-//! Where tokens are rounded to int8, one `int8_token` serves all filters that read the same value.
+//! Where filters do not take tokens in f32, one node that rounds serves all filters that read the same value:
+//! `int8_token` for quantized filters with `dynamic-int8`, `cast {to = bf16}` for filters of bf16, `cast {to = f16}`
+//! for filters of f16 with activations in f16, whose products are cast back.
 
 use std::collections::HashMap;
 
 use super::rewrite::Rewriter;
 use super::{Note, Proposal};
 use crate::ir::build::BuildError;
-use crate::ir::{Encoding, Module, NodeId, Op, Operand, WeightId};
-use crate::quant::Scheme;
+use crate::ir::{DType, Encoding, Module, NodeId, Op, Operand, WeightId};
+use crate::quant::{Activations, Scheme};
 
 /// What reads a weight.
 #[derive(Clone, Copy, Default)]
 struct Uses {
     table: bool,
     filter: bool,
+}
+
+/// How tokens are rounded for a filter.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Rounding {
+    Int8,
+    BF16,
+    F16,
+}
+
+impl Rounding {
+    /// That of the tokens for a filter in this encoding.
+    fn of(encoding: Encoding, scheme: &Scheme) -> Option<Rounding> {
+        match (encoding, scheme.activations) {
+            (Encoding::BF16, _) => Some(Rounding::BF16),
+            (Encoding::F16, Activations::F16) => Some(Rounding::F16),
+            (encoding, Activations::DynamicInt8) if !encoding.is_float() => Some(Rounding::Int8),
+            _ => None,
+        }
+    }
+
+    fn op(self) -> Op {
+        match self {
+            Rounding::Int8 => Op::Int8Token,
+            Rounding::BF16 => Op::Cast { to: DType::BF16 },
+            Rounding::F16 => Op::Cast { to: DType::F16 },
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Rounding::Int8 => "int8",
+            Rounding::BF16 => "bf16",
+            Rounding::F16 => "f16",
+        }
+    }
 }
 
 pub(super) fn run(module: &Module, scheme: &Scheme) -> Result<Proposal, BuildError> {
@@ -40,14 +78,10 @@ pub(super) fn run(module: &Module, scheme: &Scheme) -> Result<Proposal, BuildErr
             notes.push(Note::done(format!("@{}", weight.name), format!("{} → {encoding}", weight.ty.encoding)));
             weight.ty.encoding = encoding;
         }
-    }
-    let quantized = |encoding: Encoding| scheme.int8_tokens && !encoding.is_float();
-    let anything = !heads.is_empty() || encoded.weights.iter().any(|w| quantized(w.ty.encoding));
-    if !anything {
-        return Ok(Proposal { module: Some(encoded), notes });
+        weight.search = scheme.search(encoding);
     }
 
-    let mut tokens: HashMap<NodeId, NodeId> = HashMap::new();
+    let mut tokens: HashMap<(NodeId, Rounding), NodeId> = HashMap::new();
     let module = Rewriter::new(&encoded).run(|rewriter, _, node| {
         let (Op::Linear, [Operand::Node(x), Operand::Weight(filter), rest @ ..]) = (&node.op, &node.args[..]) else {
             return Ok(None);
@@ -58,25 +92,31 @@ pub(super) fn run(module: &Module, scheme: &Scheme) -> Result<Proposal, BuildErr
             let mut split = encoded.weight(*filter).clone();
             (split.ty.encoding, encoding) = (head, head);
             notes.push(Note::done(format!("@{}", split.name), format!("as a filter {HEAD}, {head}")));
-            weight = rewriter.new.weight(HEAD, split.ty, split.expr)?.into();
+            let id = rewriter.new.weight(HEAD, split.ty, split.expr)?;
+            rewriter.new.search(id, scheme.search(head));
+            weight = id.into();
         }
         let Operand::Node(input) = rewriter.operand(Operand::Node(*x))? else { return Ok(None) };
-        let mut given = input;
-        if quantized(encoding) {
-            given = match tokens.get(&input) {
-                Some(known) => *known,
-                None => {
-                    let name = format!("{}.int8", encoded.node(*x).name);
-                    let made = rewriter.new.node(&name, Op::Int8Token, [input.into()])?;
-                    tokens.insert(input, made);
-                    made
-                }
-            };
-            notes.push(Note::done(node.place(), "its tokens are rounded to int8"));
+        let Some(rounding) = Rounding::of(encoding, scheme) else {
+            let args = [&[Operand::Node(input), weight], rest].concat();
+            return rewriter.new.node(&node.name, Op::Linear, args).map(Some);
+        };
+        let given = match tokens.get(&(input, rounding)) {
+            Some(known) => *known,
+            None => {
+                let name = format!("{}.{}", encoded.node(*x).name, rounding.name());
+                let made = rewriter.new.node(&name, rounding.op(), [input.into()])?;
+                tokens.insert((input, rounding), made);
+                made
+            }
+        };
+        notes.push(Note::done(node.place(), format!("its tokens are rounded to {}", rounding.name())));
+        let args = [&[Operand::Node(given), weight], rest].concat();
+        if rounding != Rounding::F16 {
+            return rewriter.new.node(&node.name, Op::Linear, args).map(Some);
         }
-        let mut args = vec![Operand::Node(given), weight];
-        args.extend_from_slice(rest);
-        rewriter.new.node(&node.name, Op::Linear, args).map(Some)
+        let product = rewriter.new.node(&format!("{}.f16", node.name), Op::Linear, args)?;
+        rewriter.new.node(&node.name, Op::Cast { to: DType::F32 }, [product.into()]).map(Some)
     })?;
     Ok(Proposal { module: Some(module), notes })
 }

@@ -7,12 +7,12 @@
 //! ```
 //! use diffulex_compiler::{ir::types::Encoding, quant};
 //! let mut row = quant::Encoded::default();
-//! quant::encode(Encoding::F16, 4, &[1.0, -2.0, 0.1, 65504.0], &mut row).unwrap();
+//! quant::encode(Encoding::F16, quant::Search::Max, 4, &[1.0, -2.0, 0.1, 65504.0], &mut row).unwrap();
 //! assert_eq!(row.values, [0x00, 0x3c, 0x00, 0xc0, 0x66, 0x2e, 0xff, 0x7b]);
 //! let mut back = Vec::new();
 //! row.rows(Encoding::F16, 4).decode(&mut back);
 //! assert_eq!(back, [1.0, -2.0, 0.099975586, 65504.0]);
-//! assert_eq!(quant::encode(Encoding::F16, 2, &[0.0, 65520.0], &mut row), Err(1));
+//! assert_eq!(quant::encode(Encoding::F16, quant::Search::Max, 2, &[0.0, 65520.0], &mut row), Err(1));
 //! ```
 
 use half::slice::HalfFloatSliceExt;

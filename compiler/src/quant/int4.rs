@@ -10,8 +10,8 @@
 //! * Layout: `values` has `ceil(columns / 2)` bytes a row. The low nibble holds the number of even index, the high
 //!   nibble the odd one, each as `q + 8`. The last high nibble of a row of odd length is 8, the value 0. `scales` has,
 //!   row after row, four bytes a row (little-endian f32) or two bytes a block (little-endian bf16); the last block of a
-//!   row is shorter where `N` does not divide it. These are qcint4
-//!   and qbint4 of XNNPACK as they stand.
+//!   row is shorter where `N` does not divide it. These are qcint4 and qbint4 of XNNPACK as they stand. Reading knows
+//!   two variations of other formats, see [`Packing`].
 //! * Error: with [`Search::Max`] at most `s/2` a number, and `s·7·2^-24` for the rounding of the quotient. A bf16 scale
 //!   is off by 1/256 at most, so no quotient exceeds 7.04 and nothing is clamped.
 //!
@@ -26,6 +26,7 @@
 //! reads   1.75, -1.0, 0.0, 0.5
 //! ```
 
+use super::Packing;
 use super::search::{self, Search};
 use half::bf16;
 
@@ -64,24 +65,27 @@ pub(super) fn encode(
 }
 
 /// Appends the numbers of whole rows of `columns` values and the scales of their rows or blocks.
-pub(super) fn decode(columns: usize, group: Option<usize>, values: &[u8], scales: &[u8], out: &mut Vec<f32>) {
+pub(super) fn decode(
+    columns: usize,
+    group: Option<usize>,
+    packing: Packing,
+    values: &[u8],
+    scales: &[u8],
+    out: &mut Vec<f32>,
+) {
     let start = out.len();
     let bytes = columns.div_ceil(2);
     out.resize(start + values.len() / bytes * columns, 0.0);
     let numbers = &mut out[start..];
     for (row, packed) in numbers.chunks_exact_mut(columns).zip(values.chunks_exact(bytes)) {
-        unpack(packed, row);
+        unpack(packed, packing.high_first, row);
     }
     let scale = |block: &mut [f32], scale: f32| block.iter_mut().for_each(|x| *x *= scale);
     let rows = numbers.chunks_exact_mut(columns);
-    match group {
-        None => {
-            rows.zip(scales.as_chunks().0).for_each(|(row, bytes)| scale(row, f32::from_le_bytes(*bytes)));
-        }
-        Some(group) => rows
-            .flat_map(|row| row.chunks_mut(group))
-            .zip(scales.as_chunks().0)
-            .for_each(|(block, bytes)| scale(block, bf16::from_le_bytes(*bytes).to_f32())),
+    let blocks = rows.flat_map(|row| row.chunks_mut(group.unwrap_or(columns)));
+    match group.is_some() && !packing.wide_scales {
+        true => blocks.zip(scales.as_chunks().0).for_each(|(x, s)| scale(x, bf16::from_le_bytes(*s).to_f32())),
+        false => blocks.zip(scales.as_chunks().0).for_each(|(x, s)| scale(x, f32::from_le_bytes(*s))),
     }
 }
 
@@ -93,14 +97,16 @@ fn pack(nibbles: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Writes the values of one row of nibbles.
-fn unpack(bytes: &[u8], row: &mut [f32]) {
+fn unpack(bytes: &[u8], high_first: bool, row: &mut [f32]) {
     let value = |nibble: u8| f32::from(nibble as i8 - ZERO);
+    let turned = |byte: u8| if high_first { byte.rotate_left(4) } else { byte };
     let (pairs, last) = row.as_chunks_mut();
     for (pair, byte) in pairs.iter_mut().zip(bytes) {
+        let byte = turned(*byte);
         *pair = [value(byte & 15), value(byte >> 4)];
     }
     for (last, byte) in last.iter_mut().zip(&bytes[pairs.len()..]) {
-        *last = value(byte & 15);
+        *last = value(turned(*byte) & 15);
     }
 }
 
@@ -119,7 +125,7 @@ mod tests {
     ) -> (Vec<i32>, Vec<f32>, Vec<f32>) {
         let (mut packed, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
         encode(columns, group, numbers, search, &mut packed, &mut scales);
-        decode(columns, group, &packed, &scales, &mut back);
+        decode(columns, group, Packing::default(), &packed, &scales, &mut back);
         let bytes = columns.div_ceil(2);
         assert_eq!(packed.len(), numbers.len() / columns * bytes);
         let nibble = |i: usize| packed[i / columns * bytes + i % columns / 2] >> (i % columns % 2 * 4) & 15;
@@ -138,7 +144,7 @@ mod tests {
             encode(4, group, &[1.75, -1.0, 0.125, 0.375], Search::Max, &mut values, &mut scales);
             assert_eq!(scales, bytes);
             assert_eq!(values, [0x4f, 0xa8]);
-            decode(4, group, &values, &scales, &mut back);
+            decode(4, group, Packing::default(), &values, &scales, &mut back);
             assert_eq!(back, [1.75, -1.0, 0.0, 0.5]);
         }
     }
@@ -147,7 +153,10 @@ mod tests {
     fn every_byte_unpacks_and_packs() {
         for byte in 0..=255u8 {
             let mut row = [0.0; 2];
-            unpack(&[byte], &mut row);
+            unpack(&[byte.rotate_left(4)], true, &mut row);
+            let turned = row;
+            unpack(&[byte], false, &mut row);
+            assert_eq!(row, turned);
             assert_eq!(row.map(|x| x as i32), [i32::from(byte % 16) - 8, i32::from(byte / 16) - 8]);
             let mut packed = Vec::new();
             pack(&row.map(|x| (x as i32 + 8) as u8), &mut packed);
@@ -161,7 +170,7 @@ mod tests {
         let (mut values, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
         encode(3, None, &numbers, Search::Max, &mut values, &mut scales);
         assert_eq!(values, [0x9f, 0x85, 0x1f, 0x88]);
-        decode(3, None, &values, &scales, &mut back);
+        decode(3, None, Packing::default(), &values, &scales, &mut back);
         assert_eq!(back, numbers);
         // Blocks of three in a row of six share a byte.
         let (values, scales, back) = encoded(6, Some(3), &numbers, Search::Max);
@@ -235,6 +244,24 @@ mod tests {
                     prop_assert!(clamped || (f64::from(x) - s * f64::from(q)).abs() <= bound, "{} {} {}", x, s, q);
                     prop_assert!(q > -8 || search == Search::Mse);
                 }
+            }
+        }
+
+        #[test]
+        fn other_packings_read_alike(numbers in reference::rows(96)) {
+            for (columns, group) in [(96, None), (96, Some(32)), (48, Some(16)), (3, None)] {
+                let (mut values, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
+                encode(columns, group, &numbers, Search::Max, &mut values, &mut scales);
+                decode(columns, group, Packing::default(), &values, &scales, &mut back);
+                let turned: Vec<u8> = values.iter().map(|byte| byte.rotate_left(4)).collect();
+                let wide: Vec<u8> = match group {
+                    None => scales.clone(),
+                    Some(_) => scales.as_chunks::<2>().0.iter().flat_map(|[a, b]| [0, 0, *a, *b]).collect(),
+                };
+                let mut other = Vec::new();
+                let packing = Packing { high_first: true, wide_scales: true };
+                decode(columns, group, packing, &turned, &wide, &mut other);
+                prop_assert_eq!(&back, &other);
             }
         }
 

@@ -6,19 +6,40 @@
 mod half;
 mod int4;
 mod int8;
+mod report;
 mod scheme;
 mod search;
 
-pub use scheme::{Scheme, matches};
+pub use report::{Cost, Rounding};
+pub use scheme::{Activations, Scheme, matches};
 pub use search::Search;
 
 use crate::ir::types::Encoding;
+
+/// What formats do differently with the same encoding. [`encode`] makes the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packing {
+    /// Of two numbers in a byte the first stands in the high half.
+    pub high_first: bool,
+    /// Scales of groups are f32, not bf16.
+    pub wide_scales: bool,
+}
+
+impl Packing {
+    /// Bytes of the scales of one row.
+    pub fn scale_bytes(self, encoding: Encoding, columns: usize) -> usize {
+        let wide = self.wide_scales && encoding.group().is_some();
+        encoding.scale_bytes(columns) * if wide { 2 } else { 1 }
+    }
+}
 
 /// Stored rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     /// How they are stored.
     pub encoding: Encoding,
+    /// What the format does its own way.
+    pub packing: Packing,
     /// Numbers in a row.
     pub columns: usize,
     /// The numbers, row after row without gaps.
@@ -44,7 +65,8 @@ impl<'a> Rows<'a> {
 
     /// Rows `from..to`, which there are.
     pub fn range(&self, from: usize, to: usize) -> Rows<'a> {
-        let (values, scales) = (self.encoding.row_bytes(self.columns), self.encoding.scale_bytes(self.columns));
+        let values = self.encoding.row_bytes(self.columns);
+        let scales = self.packing.scale_bytes(self.encoding, self.columns);
         Rows {
             values: &self.values[from * values..to * values],
             scales: &self.scales[from * scales..to * scales],
@@ -54,14 +76,14 @@ impl<'a> Rows<'a> {
 
     /// Appends their numbers.
     pub fn decode(&self, out: &mut Vec<f32>) {
-        let Rows { encoding, columns, values, scales } = *self;
+        let Rows { encoding, packing, columns, values, scales } = *self;
         match encoding {
             Encoding::F32 => out.extend(values.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
             Encoding::F16 => half::decode_f16(values, out),
             Encoding::BF16 => half::decode_bf16(values, out),
             Encoding::Int8Row => int8::decode(columns, values, scales, out),
             Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
-                int4::decode(columns, encoding.group(), values, scales, out);
+                int4::decode(columns, encoding.group(), packing, values, scales, out);
             }
         }
     }
@@ -70,7 +92,8 @@ impl<'a> Rows<'a> {
 impl Encoded {
     /// The rows, of `columns` numbers each.
     pub fn rows(&self, encoding: Encoding, columns: usize) -> Rows<'_> {
-        Rows { encoding, columns, values: &self.values, scales: &self.scales }
+        let packing = Packing::default();
+        Rows { encoding, packing, columns, values: &self.values, scales: &self.scales }
     }
 
     /// Forgets all rows and keeps the memory.
@@ -80,19 +103,20 @@ impl Encoded {
     }
 }
 
-/// Appends `numbers`, which are whole rows of `columns` numbers, to `out`.
+/// Appends `numbers`, which are whole rows of `columns` numbers, to `out`, with scales found by `search`.
 ///
-/// `int8.row` stores `q = round(x / s)`, a byte each, with `s = max|x| / 127` for the row; `int4.row` two in a byte, as
+/// `int8.row` stores `q = round(x / s)`, a byte each, with `s = max|x| / 127` for the row (or a smaller error, see
+/// [`Search`]); `int4.row` two in a byte, as
 /// `q + 8`, with `s = max|x| / 7`; `int4.gN` one scale for each N inputs, rounded to bf16. Ties go to the even number;
 /// a row or block of zeros has scale 1. The files of the encodings have all of it.
 ///
 /// ```
 /// use diffulex_compiler::ir::Encoding;
-/// use diffulex_compiler::quant::{Encoded, encode};
+/// use diffulex_compiler::quant::{Encoded, Search, encode};
 ///
 /// // 31.75 / 127 = 0.25: q = 127, -4, 0 (0.5 is a tie), 2 (1.5 is a tie).
 /// let mut rows = Encoded::default();
-/// encode(Encoding::Int8Row, 4, &[31.75, -1.0, 0.125, 0.375], &mut rows).unwrap();
+/// encode(Encoding::Int8Row, Search::Max, 4, &[31.75, -1.0, 0.125, 0.375], &mut rows).unwrap();
 /// assert_eq!(rows.values, [127, 252, 0, 2]);
 /// assert_eq!(rows.scales, 0.25f32.to_le_bytes());
 /// let mut back = Vec::new();
@@ -101,21 +125,27 @@ impl Encoded {
 ///
 /// // 1.75 / 7 = 0.25: q = 7, -4, 0, and 8 once more to fill the byte.
 /// let mut rows = Encoded::default();
-/// encode(Encoding::Int4Row, 3, &[1.75, -1.0, 0.125], &mut rows).unwrap();
+/// encode(Encoding::Int4Row, Search::Max, 3, &[1.75, -1.0, 0.125], &mut rows).unwrap();
 /// assert_eq!(rows.values, [0x4f, 0x88]);
 /// assert_eq!(rows.scales, 0.25f32.to_le_bytes());
 ///
 /// // Two blocks with a scale each: 7 / 7 = 1, and 1 for the zeros.
 /// let mut rows = Encoded::default();
 /// let numbers: Vec<f32> = (0..64).map(|i| if i == 0 { -7.0 } else { 0.0 }).collect();
-/// encode(Encoding::Int4G32, 64, &numbers, &mut rows).unwrap();
+/// encode(Encoding::Int4G32, Search::Max, 64, &numbers, &mut rows).unwrap();
 /// assert_eq!((rows.values.len(), rows.values[0]), (32, 0x81));
 /// assert_eq!(rows.scales, [0x80, 0x3f, 0x80, 0x3f]);
 /// ```
 ///
 /// # Errors
 /// The index of the first number that is finite but has no finite value in the encoding, or is not finite at all.
-pub fn encode(encoding: Encoding, columns: usize, numbers: &[f32], out: &mut Encoded) -> Result<(), usize> {
+pub fn encode(
+    encoding: Encoding,
+    search: Search,
+    columns: usize,
+    numbers: &[f32],
+    out: &mut Encoded,
+) -> Result<(), usize> {
     let finite = |x: f32| match encoding {
         Encoding::F16 => half::fits_f16(x),
         Encoding::BF16 => half::fits_bf16(x),
@@ -129,9 +159,9 @@ pub fn encode(encoding: Encoding, columns: usize, numbers: &[f32], out: &mut Enc
         Encoding::F32 => numbers.iter().for_each(|x| values.extend_from_slice(&x.to_le_bytes())),
         Encoding::F16 => half::encode_f16(numbers, values),
         Encoding::BF16 => half::encode_bf16(numbers, values),
-        Encoding::Int8Row => int8::encode(columns, numbers, Search::Max, values, scales),
+        Encoding::Int8Row => int8::encode(columns, numbers, search, values, scales),
         Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
-            int4::encode(columns, encoding.group(), numbers, Search::Max, values, scales);
+            int4::encode(columns, encoding.group(), numbers, search, values, scales);
         }
     }
     Ok(())

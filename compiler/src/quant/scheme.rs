@@ -1,6 +1,21 @@
-//! Which weight gets which encoding.
+//! Which weight gets which encoding, and what the filters are given.
 
+use super::Search;
+use crate::choice::choices;
 use crate::ir::Encoding;
+
+choices! {
+    /// What filters are given.
+    Activations {
+        /// Tokens in f32; a filter of bf16 multiplies tokens that are rounded to bf16.
+        Float = "float",
+        /// The same, but a filter of f16 is given tokens in f16, and gives f16.
+        F16 = "f16",
+        /// Quantized filters are given tokens that are rounded to int8 when they are computed, each with a scale of its
+        /// own. Other filters as with `float`.
+        DynamicInt8 = "dynamic-int8",
+    }
+}
 
 /// Encodings of the weights of one build, and what its filters are given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,8 +24,10 @@ pub struct Scheme {
     pub weights: Encoding,
     /// For every table of tokens that no pattern names.
     pub table: Encoding,
-    /// Quantized filters are given tokens that are rounded to int8 when they are computed.
-    pub int8_tokens: bool,
+    /// What filters are given.
+    pub activations: Activations,
+    /// How the scales of quantized weights are found.
+    pub search: Search,
     /// Name patterns with the encoding of the matrices they match; the first match counts. Names are those of the
     /// printed module, where `qkv_proj` stands for three projections that were joined.
     pub keep: Vec<(String, Encoding)>,
@@ -22,7 +39,7 @@ impl Scheme {
 
     /// Every matrix in one encoding of floats.
     pub const fn float(weights: Encoding) -> Scheme {
-        Scheme { weights, table: weights, int8_tokens: false, keep: Vec::new() }
+        Scheme { weights, table: weights, activations: Activations::Float, search: Search::Max, keep: Vec::new() }
     }
 
     /// The encoding of a filter of this name.
@@ -33,6 +50,11 @@ impl Scheme {
     /// The encoding of a table of this name.
     pub fn table(&self, name: &str) -> Encoding {
         self.kept(name).unwrap_or(self.table)
+    }
+
+    /// How the scales of a weight in this encoding are found; floats have none.
+    pub fn search(&self, encoding: Encoding) -> Search {
+        if encoding.is_float() { Search::Max } else { self.search }
     }
 
     fn kept(&self, name: &str) -> Option<Encoding> {

@@ -16,13 +16,16 @@
 //!
 //! Sums are taken in a fixed order and all operations are those of IEEE 754: the same bits on every machine.
 
-/// How the scale of a row or block is found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Search {
-    /// The largest magnitude becomes the largest value.
-    Max,
-    /// The smallest sum of squared errors over a grid of scales; never a larger sum than that of [`Search::Max`].
-    Mse,
+use crate::choice::choices;
+
+choices! {
+    /// How the scale of a row or block is found.
+    Search {
+        /// The largest magnitude becomes the largest value.
+        Max = "max",
+        /// The smallest sum of squared errors over a grid of scales; never a larger sum than that of [`Search::Max`].
+        Mse = "mse",
+    }
 }
 
 /// Candidates of [`Search::Mse`], in fiftieths of the scale of [`Search::Max`].

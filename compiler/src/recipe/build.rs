@@ -12,7 +12,7 @@ use super::source::Located;
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::ir::Encoding;
 use crate::models::Decoder;
-use crate::quant;
+use crate::quant::{self, Activations, Search};
 
 /// One artifact to make: a combination of target and quantization scheme.
 #[derive(Clone, Debug)]
@@ -121,8 +121,10 @@ pub struct QuantScheme {
     pub weights: Located<Encoding>,
     /// How the table of tokens is stored; as filters are, or in f16 where they are quantized, if it does not say.
     pub table: Option<Located<Encoding>>,
-    /// Quantized filters are given tokens that are rounded to int8 when they are computed.
-    pub int8_tokens: bool,
+    /// What filters are given.
+    pub activations: Activations,
+    /// How the scales of quantized weights are found.
+    pub search: Search,
     /// Weights stored otherwise, by name pattern; the most precise encoding first.
     pub keep: Vec<(Encoding, Located<String>)>,
 }
@@ -188,7 +190,8 @@ impl QuantScheme {
     /// The scheme without the places of its values.
     pub fn scheme(&self) -> quant::Scheme {
         let keep = self.keep.iter().map(|(encoding, pattern)| (pattern.value.clone(), *encoding)).collect();
-        quant::Scheme { weights: self.weights.value, table: self.tables().value, int8_tokens: self.int8_tokens, keep }
+        let (weights, table) = (self.weights.value, self.tables().value);
+        quant::Scheme { weights, table, activations: self.activations, search: self.search, keep }
     }
 
     fn tables(&self) -> Located<Encoding> {

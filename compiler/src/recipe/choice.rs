@@ -27,16 +27,6 @@ choices! {
     }
 }
 
-choices! {
-    /// What quantized filters are given.
-    Activations {
-        /// Tokens as they are.
-        Float = "float",
-        /// Tokens that are rounded to int8, each with a scale of its own, when they are computed.
-        DynamicInt8 = "dynamic-int8",
-    }
-}
-
 /// Extents of a scale that `group` knows; 0 is the whole row.
 pub(super) const GROUPS: [u32; 4] = [0, 32, 64, 128];
 

@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use build::{Build, Generate, Model, QuantScheme, Shape, Sizes, Target};
-pub use choice::{Activations, Numbers, TargetName};
+pub use choice::{Numbers, TargetName};
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Note, Severity};
 pub use mistake::Mistake;
 pub use source::{Located, Origin, SourceFile};

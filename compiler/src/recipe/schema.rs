@@ -4,8 +4,9 @@
 
 use std::fmt;
 
-use super::choice::{Activations, Numbers, TargetName};
+use super::choice::{Numbers, TargetName};
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
+use crate::quant::{Activations, Search};
 
 /// One row of [`KEYS`].
 pub(super) struct Key {
@@ -96,7 +97,8 @@ pub(super) const KEYS: &[Key] = &[
 
     key("quant.NAME.weights",  Kind::Choice(Numbers::NAMES),           "\"f16\"",               "how filters are stored"),
     key("quant.NAME.group",    Kind::Integer { min: 0, max: 128 },     "32",                     "inputs that share a scale of int4: 32, 64, 128, or 0 for a whole row"),
-    key("quant.NAME.activations", Kind::Choice(Activations::NAMES),    "\"float\"",              "what quantized filters are given"),
+    key("quant.NAME.activations", Kind::Choice(Activations::NAMES),    "\"float\"",              "what filters are given: tokens in floats, in f16, or for quantized filters in int8"),
+    key("quant.NAME.search",   Kind::Choice(Search::NAMES),            "\"mse\"",                "how scales are found: from the largest magnitude, or for the least squared error"),
     key("quant.NAME.table",    Kind::Choice(Numbers::NAMES),           "\"f16\"",                "how the table of tokens is stored; left out, as weights are, or f16 beside int8 and int4"),
     key("quant.NAME.keep.ENCODING", Kind::List(&Kind::Text),           "[\"embed_tokens\"]",     "weights stored this way instead; * matches any run of characters"),
 
@@ -218,7 +220,7 @@ mod tests {
     #[test]
     fn a_table_lists_its_keys_in_schema_order() {
         assert_eq!(keys_of(&["shape"]), Some(vec!["block", "prefill", "cache"]));
-        assert_eq!(keys_of(&["quant", "x"]), Some(vec!["weights", "group", "activations", "table", "keep"]));
+        assert_eq!(keys_of(&["quant", "x"]), Some(vec!["weights", "group", "activations", "search", "table", "keep"]));
         assert_eq!(keys_of(&["quant", "x", "keep"]), Some(Numbers::NAMES.to_vec()));
         assert_eq!(keys_of(&["quant"]), None);
         assert_eq!(home_of("cache"), Some("shape"));

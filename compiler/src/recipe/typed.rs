@@ -1,7 +1,7 @@
 //! Turns effective values into the typed parts of a build, and finds the values that contradict each other.
 
 use super::build::{Generate, Model, QuantScheme, Shape, Sizes, Target};
-use super::choice::{Activations, GROUPS, Numbers, TargetName};
+use super::choice::{GROUPS, Numbers, TargetName};
 use super::diagnostic::Diagnostic;
 use super::inherit::Settings;
 use super::mistake::{Mistake, shortened};
@@ -9,6 +9,7 @@ use super::source::{Located, Origin};
 use super::value::Value;
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::ir::Encoding;
+use crate::quant::{Activations, Search};
 
 /// What a checked value becomes. `None` would mean that the schema allows more than the type does.
 pub(super) trait FromValue: Sized {
@@ -146,13 +147,25 @@ pub(super) fn scheme(
     {
         idle("group", &group.origin, "nothing is stored as int4");
     }
-    if let Some(asked) = activations.as_ref().filter(|a| a.value != Activations::Float && !any(&|e| !e.is_float())) {
-        idle("activations", &asked.origin, "nothing is stored as int8 or int4");
+    let quantized = any(&|e| !e.is_float());
+    match &activations {
+        Some(asked) if asked.value == Activations::DynamicInt8 && !quantized => {
+            idle("activations", &asked.origin, "nothing is stored as int8 or int4");
+        }
+        Some(asked) if asked.value == Activations::F16 && !any(&|e| e == Encoding::F16) => {
+            idle("activations", &asked.origin, "nothing is stored as f16");
+        }
+        _ => {}
+    }
+    let search = settings.optional::<Search>(&format!("{table}.search"));
+    if let Some(asked) = search.as_ref().filter(|asked| asked.value != Search::Max && !quantized) {
+        idle("search", &asked.origin, "nothing is stored as int8 or int4");
     }
     Some(QuantScheme {
         name: Located::new(name.to_owned(), mentioned.clone()),
         table: tables.map(encoded),
-        int8_tokens: activations.is_some_and(|a| a.value == Activations::DynamicInt8),
+        activations: activations.map_or(Activations::Float, |asked| asked.value),
+        search: search.map_or(Search::Max, |asked| asked.value),
         weights,
         keep,
     })
@@ -226,4 +239,4 @@ macro_rules! from_word {
     };
 }
 
-from_word! { Family Algorithm Strategy Reuse Logits Encoding Numbers Activations TargetName }
+from_word! { Family Algorithm Strategy Reuse Logits Encoding Numbers Activations Search TargetName }

@@ -50,6 +50,7 @@ pub(super) fn lower(
     let mut lowering = Lowering { module, source, loan, model, symbols, values, joined, matrices: HashMap::new() };
     for (id, node) in module.iter() {
         if let Some(outlet) = lowering.node(id, node)? {
+            let outlet = lowering.rounded(id, outlet)?;
             lowering.values.insert(id, outlet);
         }
     }

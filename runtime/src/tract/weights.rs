@@ -140,7 +140,7 @@ fn computed(weight: &Weight, source: &dyn WeightSource) -> Result<Encoded, Weigh
         scales.copy_from_slice(&encoded.scales);
         Ok(())
     })?;
-    weight.expr.stored().into_iter().for_each(|name| source.release(name));
+    weight.expr.release(source, weight.ty.columns(), 0..all);
     Ok(whole)
 }
 

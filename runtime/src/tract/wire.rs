@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use diffulex_compiler::ir::{Dim, Module, Node, NodeId, Operand, ValueType, WeightId, WeightSource};
+use diffulex_compiler::ir::{DType, Dim, Module, Node, NodeId, Op, Operand, ValueType, WeightId, WeightSource};
 use tract_core::internal::{
     AxisOp, DatumExt, OutletId, SpecialOps, Symbol, TDim, TVec, Tensor, ToDim, TypedFact, TypedModel, TypedOp,
 };
@@ -11,6 +11,7 @@ use tract_core::ops::change_axes::wire_with_rank_broadcast;
 
 use super::error::LowerError;
 use super::loan::Loan;
+use super::ops::rowwise::Rowwise;
 use super::ops::{Compute, Native};
 use super::weights::{Matrix, numbers};
 
@@ -75,6 +76,17 @@ impl Lowering<'_> {
         let name = self.name(id);
         let outlets = self.model.wire_node(name, op, args);
         outlets.map(|o| o[0]).map_err(|e| failed(self.module.node(id), e))
+    }
+
+    /// The value of a node as its type holds it, where that has fewer bits than the f32 it was computed in.
+    pub(super) fn rounded(&mut self, id: NodeId, outlet: OutletId) -> Result<OutletId, LowerError> {
+        let node = self.module.node(id);
+        if matches!(node.op, Op::Cast { .. }) || !matches!(node.ty.dtype, DType::F16 | DType::BF16) {
+            return Ok(outlet);
+        }
+        let op = Native::new(Rowwise::Cast(node.ty.dtype), self.fact(&node.ty));
+        let made = self.model.wire_node(format!("{}/rounded", self.name(id)), op, &[outlet]);
+        made.map(|o| o[0]).map_err(|e| failed(node, e))
     }
 
     /// Operand `i` of a node; a weight becomes a constant.

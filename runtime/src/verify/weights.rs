@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use diffulex_compiler::ir::{Encoding, Module, Op, Weight, WeightError, WeightExpr, WeightSource};
+use diffulex_compiler::ir::{Module, Op, Weight, WeightError, WeightExpr, WeightSource};
 use diffulex_compiler::quant::{self, Encoded};
 
 use super::Check;
@@ -62,7 +62,7 @@ fn difference(
         let (mut x, mut y) = (Vec::new(), Vec::new());
         a.expr.rows(numbers, columns, range.clone(), &mut x)?;
         b.expr.rows(others, columns, range, &mut y)?;
-        let x = kept(a.ty.encoding, columns, &x);
+        let x = kept(a, &x);
         if let Some(at) = x.iter().zip(&y).position(|(x, y)| x.to_bits() != y.to_bits()) {
             let (row, column) = (start + at / columns, at % columns);
             return Ok(Some(format!("`{}`, row {row}, column {column}: {} instead of {}", b.name, y[at], x[at])));
@@ -71,10 +71,11 @@ fn difference(
     Ok(None)
 }
 
-/// The numbers as an encoding keeps them; what it cannot keep stays as it is, and differs.
-fn kept(encoding: Encoding, columns: usize, numbers: &[f32]) -> Vec<f32> {
+/// The numbers as a weight keeps them; what it cannot keep stays as it is, and differs.
+fn kept(weight: &Weight, numbers: &[f32]) -> Vec<f32> {
+    let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
     let (mut rows, mut kept) = (Encoded::default(), Vec::new());
-    match quant::encode(encoding, columns, numbers, &mut rows) {
+    match quant::encode(encoding, weight.search, columns, numbers, &mut rows) {
         Ok(()) => rows.rows(encoding, columns).decode(&mut kept),
         Err(_) => kept.extend_from_slice(numbers),
     }

@@ -110,7 +110,7 @@ fn every_fixture_is_imported() {
         for expected in names::expected(&decoder, family.facts().stored_name) {
             let (mut rows, exact) = (quant::Encoded::default(), numbers(&plain, &expected.name));
             let kept = sharded.tensor(&expected.name).unwrap();
-            quant::encode(Encoding::BF16, kept.ty.columns(), &exact, &mut rows).unwrap();
+            quant::encode(Encoding::BF16, quant::Search::Max, kept.ty.columns(), &exact, &mut rows).unwrap();
             let encoding = kept.ty.encoding;
             assert_eq!((encoding, kept.bytes), (Encoding::BF16, &rows.values[..]), "{family}: {}", expected.name);
         }

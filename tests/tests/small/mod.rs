@@ -73,7 +73,7 @@ pub(crate) struct Tensors(pub(crate) BTreeMap<String, (WeightType, quant::Encode
 impl Tensors {
     pub(crate) fn add(&mut self, name: &str, ty: WeightType, numbers: &[f32]) {
         let mut rows = quant::Encoded::default();
-        quant::encode(ty.encoding, ty.columns(), numbers, &mut rows).expect("finite numbers");
+        quant::encode(ty.encoding, quant::Search::Max, ty.columns(), numbers, &mut rows).expect("finite numbers");
         assert_eq!((rows.values.len() + rows.scales.len()) as u64, ty.bytes());
         self.0.insert(name.into(), (ty, rows));
     }
@@ -99,7 +99,7 @@ impl Tensors {
 impl WeightSource for Tensors {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
         let (ty, rows) = self.0.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
-        Ok(StoredTensor { ty: ty.clone(), bytes: &rows.values, scales: &rows.scales })
+        Ok(StoredTensor { ty: ty.clone(), packing: Default::default(), bytes: &rows.values, scales: &rows.scales })
     }
 }
 

@@ -45,14 +45,15 @@ pub(crate) struct Memory(pub HashMap<String, (WeightType, quant::Encoded)>);
 impl WeightSource for Memory {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
         let (ty, rows) = self.0.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
-        Ok(StoredTensor { ty: ty.clone(), bytes: &rows.values, scales: &rows.scales })
+        Ok(StoredTensor { ty: ty.clone(), packing: Default::default(), bytes: &rows.values, scales: &rows.scales })
     }
 }
 
 impl Memory {
     pub(crate) fn store(&mut self, name: &str, ty: &WeightType, numbers: &[f32]) {
         let mut rows = quant::Encoded::default();
-        quant::encode(ty.encoding, ty.columns(), numbers, &mut rows).expect("numbers that the encoding can hold");
+        quant::encode(ty.encoding, quant::Search::Max, ty.columns(), numbers, &mut rows)
+            .expect("numbers that the encoding can hold");
         self.0.insert(name.into(), (ty.clone(), rows));
     }
 }

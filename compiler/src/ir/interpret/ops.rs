@@ -59,13 +59,19 @@ pub(super) fn evaluate(op: &Op, args: &[Array], shape: &[usize]) -> Result<Vec<f
         Op::Transpose { perm } => permute(&x.data, &x.shape, &perm.iter().map(|&p| p as usize).collect::<Vec<_>>()),
         Op::Slice { axis, start, end } => slice(x, *axis as usize, *start as usize, *end as usize),
         Op::Concat { axis } => concat(args, *axis as usize),
-        Op::Cast { to } => each(match to {
-            DType::F32 => |v| v,
-            DType::F16 => |v| f16::from_f32(v).to_f32(),
-            DType::BF16 => |v| bf16::from_f32(v).to_f32(),
-            DType::I32 | DType::I64 => f32::trunc,
-        }),
+        Op::Cast { .. } => x.data.clone(),
     })
+}
+
+/// The numbers as a value of that type holds them.
+pub(super) fn rounded(data: Vec<f32>, dtype: DType) -> Vec<f32> {
+    let round = match dtype {
+        DType::F32 => return data,
+        DType::F16 => |v| f16::from_f32(v).to_f32(),
+        DType::BF16 => |v| bf16::from_f32(v).to_f32(),
+        DType::I32 | DType::I64 => f32::trunc,
+    };
+    data.into_iter().map(round).collect()
 }
 
 /// [`Op::Int8Token`] of one row, step by step in f32 as XNNPACK computes it.

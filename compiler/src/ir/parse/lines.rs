@@ -9,6 +9,7 @@ use crate::ir::graph::{CacheId, CacheKind, NodeId, Operand};
 use crate::ir::op::Op;
 use crate::ir::types::{DType, Dim, Encoding, ValueType, WeightType};
 use crate::ir::weights::{MAX_DEPTH, WeightExpr};
+use crate::quant::Search;
 
 /// Values by name: those of the current layer, and those outside all layers, where later ones hide earlier ones
 /// (a carried value keeps its name from layer to layer).
@@ -25,7 +26,7 @@ impl Names<'_> {
     }
 }
 
-/// `mlp.up_proj : bf16[176, 64] = rows(a, b)`
+/// `mlp.up_proj : int8.row[176, 64] by mse = rows(a, b)`
 pub(super) fn weight(builder: &mut Builder, line: &str, layer: Option<u32>) -> Result<(), String> {
     let mut line = Cursor::new(line);
     let name = scoped(layer, line.word()?);
@@ -34,6 +35,10 @@ pub(super) fn weight(builder: &mut Builder, line: &str, layer: Option<u32>) -> R
     let known = Encoding::ALL.iter().copied().find(|e| e.name() == encoding);
     let encoding = known.ok_or_else(|| format!("unknown encoding `{encoding}`"))?;
     let shape = line.list(["[", "]"], Cursor::value::<u32>)?;
+    let search = match line.accept("by") {
+        true => Search::from_name(line.word()?).ok_or("unknown search of scales")?,
+        false => Search::Max,
+    };
     let expr = match line.accept("=") {
         true => expr(&mut line, layer, 1)?,
         false => WeightExpr::Stored(name.clone()),
@@ -42,7 +47,8 @@ pub(super) fn weight(builder: &mut Builder, line: &str, layer: Option<u32>) -> R
     if builder.weight_id(&name).is_some() {
         return Err(format!("a second weight `{name}`"));
     }
-    builder.weight(&name, WeightType::new(encoding, shape), expr).map_err(|e| e.to_string())?;
+    let id = builder.weight(&name, WeightType::new(encoding, shape), expr).map_err(|e| e.to_string())?;
+    builder.search(id, search);
     Ok(())
 }
 

@@ -230,7 +230,7 @@ mod tests {
             check::<Native>(&w, &w, &x, k);
             for encoding in [Encoding::F32, Encoding::F16, Encoding::BF16] {
                 let (mut stored, mut decoded) = (Encoded::default(), Vec::new());
-                quant::encode(encoding, k, &w, &mut stored).unwrap();
+                quant::encode(encoding, quant::Search::Max, k, &w, &mut stored).unwrap();
                 stored.rows(encoding, k).decode(&mut decoded);
                 match encoding {
                     Encoding::F16 => check::<F16>(&stored.values, &decoded, &x, k),

@@ -91,7 +91,7 @@ mod tests {
             let row = |x| w.chunks(k).zip(&bias).map(move |(w, b)| dot(x, w) + f64::from(*b));
             let expected: Vec<f64> = x.chunks(k).flat_map(row).collect();
             let mut stored = Encoded::default();
-            quant::encode(Encoding::F32, k, &w, &mut stored).unwrap();
+            quant::encode(Encoding::F32, quant::Search::Max, k, &w, &mut stored).unwrap();
             let all = stored.rows(Encoding::F32, k);
             let cut = [all.range(0, n / 3), all.range(n / 3, n / 3), all.range(n / 3, n)];
             let mut first = vec![f32::NAN; m * n];
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn no_tokens_or_no_rows_are_no_trouble() {
-        let none = Rows { encoding: Encoding::BF16, columns: 4, values: &[], scales: &[] };
+        let none = Rows { encoding: Encoding::BF16, packing: Default::default(), columns: 4, values: &[], scales: &[] };
         linear(&[none], &[1.0; 8], 4, None, &mut []);
         linear(&[none], &[], 4, None, &mut []);
     }
@@ -120,7 +120,7 @@ mod tests {
             let (x, w) = (numbers(m * k, 1), numbers(n * k, 2));
             for &encoding in Encoding::ALL {
                 let (mut stored, mut decoded) = (Encoded::default(), Vec::new());
-                quant::encode(encoding, k, &w, &mut stored).unwrap();
+                quant::encode(encoding, quant::Search::Max, k, &w, &mut stored).unwrap();
                 let all = stored.rows(encoding, k);
                 all.decode(&mut decoded);
                 let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -140,7 +140,7 @@ mod tests {
         let numbers = [1.0, -2.0, 65504.0, 0.0, 1e-7, 3.0];
         for encoding in [Encoding::F32, Encoding::F16, Encoding::BF16] {
             let mut stored = Encoded::default();
-            quant::encode(encoding, 3, &numbers, &mut stored).unwrap();
+            quant::encode(encoding, quant::Search::Max, 3, &numbers, &mut stored).unwrap();
             assert_eq!(first_not_finite(&stored.rows(encoding, 3)), None);
             let width = encoding.row_bytes(1);
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -157,7 +157,7 @@ mod tests {
         let numbers = [1.0; 3 * 128];
         for (encoding, at, place) in [(Encoding::Int8Row, 4..8, (1, 0)), (Encoding::Int4G32, 10..12, (1, 32))] {
             let mut stored = Encoded::default();
-            quant::encode(encoding, 128, &numbers, &mut stored).unwrap();
+            quant::encode(encoding, quant::Search::Max, 128, &numbers, &mut stored).unwrap();
             assert_eq!(first_not_finite(&stored.rows(encoding, 128)), None);
             stored.scales[at].fill(0xff);
             assert_eq!(first_not_finite(&stored.rows(encoding, 128)), Some(place));

@@ -90,7 +90,8 @@ pub(crate) fn first_not_finite(rows: &Rows<'_>) -> Option<(usize, usize)> {
         (Encoding::BF16, _) => brain(rows.values),
         (_, Some(group)) => {
             let groups = columns.div_ceil(group);
-            brain(rows.scales).map(|i| i / groups * columns + i % groups * group)
+            let bad = if rows.packing.wide_scales { single(rows.scales) } else { brain(rows.scales) };
+            bad.map(|i| i / groups * columns + i % groups * group)
         }
         (_, None) => single(rows.scales).map(|row| row * columns),
     };

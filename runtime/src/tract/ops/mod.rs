@@ -1,7 +1,7 @@
 //! Our ops inside the tract graph: how each reads its operands and which kernel it calls.
 //!
 //! All values of the graph are f32, as in the IR's interpreter: ids, positions and row numbers too, which are exact
-//! below 2^24, and values of 16-bit types, which `cast` rounds.
+//! below 2^24, and values of 16-bit types, which are rounded where they are made.
 
 pub(super) mod attention;
 pub(super) mod linear;

@@ -8,8 +8,8 @@ use super::EmitError;
 use super::constant::{Constant, datatype, quant_params};
 use super::plan::{Given, Step, Tensor};
 use crate::xnnpack::schema::constants::{
-    DATATYPE_FP16, DATATYPE_FP32, DATATYPE_QDINT8, DELEGATE_LENGTH, DELEGATE_MAGIC, GRAPH_IDENTIFIER, NAMED, NO_ID,
-    SCALAR_HALF, VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
+    DATATYPE_BF16, DATATYPE_FP16, DATATYPE_FP32, DATATYPE_QDINT8, DELEGATE_LENGTH, DELEGATE_MAGIC, GRAPH_IDENTIFIER,
+    NAMED, NO_ID, SCALAR_BFLOAT16, SCALAR_FLOAT, SCALAR_HALF, VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
 };
 use crate::xnnpack::schema::delegate::{
     ConstantDataOffset, Graph, Node, NodeUnion, OneInput, PerTokenDynamicQuant, QuantParams, QuantizedTensorValue,
@@ -34,7 +34,7 @@ pub(super) fn build(module: &Module, step: &Step) -> Result<Delegate, EmitError>
     let externals = graph.externals(step)?;
     for (id, node) in module.iter().filter(|(_, n)| !matches!(n.op, Op::Input | Op::Embed)) {
         let made = graph
-            .node(&node.op, &node.args, &Tensor::of(module, &node.ty)?)
+            .node(node, &Tensor::of(module, &node.ty)?)
             .map_err(|what| EmitError::Illegal { place: node.place(), what })?;
         graph.known.insert(Operand::Node(id), made);
     }
@@ -45,7 +45,7 @@ pub(super) fn build(module: &Module, step: &Step) -> Result<Delegate, EmitError>
 
 /// The graph as it grows.
 pub(super) struct Assembly<'a> {
-    module: &'a Module,
+    pub(super) module: &'a Module,
     values: Vec<(TensorValue, Option<QuantParams>)>,
     pub(super) nodes: Vec<NodeUnion>,
     constants: Vec<Constant>,
@@ -63,13 +63,17 @@ impl Assembly<'_> {
                 Given::Input(id) => (Operand::Node(id), Tensor::of(self.module, &self.module.node(id).ty)?),
                 Given::Cache(id) => (Operand::Cache(id), Tensor::of(self.module, &self.module.cache.ty())?),
             };
-            let datatype = if tensor.scalar == SCALAR_HALF { DATATYPE_FP16 } else { DATATYPE_FP32 };
+            let datatype = match tensor.scalar {
+                SCALAR_HALF => DATATYPE_FP16,
+                SCALAR_BFLOAT16 => DATATYPE_BF16,
+                _ => DATATYPE_FP32,
+            };
             let value = self.value(datatype, &tensor.sizes);
             self.values[value as usize].0.external_id = i as u32;
             self.values[value as usize].0.flags = VALUE_EXTERNAL_INPUT;
             self.known.insert(operand, value);
         }
-        for embedding in step.embeddings.iter().filter(|e| e.out.scalar == SCALAR_HALF) {
+        for embedding in step.embeddings.iter().filter(|e| e.out.scalar != SCALAR_FLOAT) {
             let operand = Operand::Node(embedding.node);
             let output_id = self.value(DATATYPE_FP32, &embedding.out.sizes);
             let convert = OneInput { input_id: self.known[&operand], output_id, flags: 0 };
@@ -137,13 +141,14 @@ impl Assembly<'_> {
             return Err(format!("reads {operand:?}, which the delegate is not given"));
         };
         let ty = &self.module.weight(id).ty;
-        let value = self.value(datatype(ty.encoding)?, &ty.shape);
-        self.constants.push(Constant { weight: id, scales: false });
-        self.values[value as usize].0.constant_buffer_idx = self.constants.len() as u32;
-        if ty.scale_bytes() > 0 {
-            self.constants.push(Constant { weight: id, scales: true });
+        let value = self.value(datatype(ty.encoding), &ty.shape);
+        for constant in Constant::of(self.module, id, false) {
+            self.constants.push(constant);
             let index = self.constants.len() as u32;
-            self.values[value as usize].1 = Some(quant_params(ty.encoding, &ty.shape, index));
+            match constant.scales {
+                false => self.values[value as usize].0.constant_buffer_idx = index,
+                true => self.values[value as usize].1 = Some(quant_params(ty.encoding, &ty.shape, index)),
+            }
         }
         self.known.insert(operand, value);
         Ok(value)

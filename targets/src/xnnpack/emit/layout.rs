@@ -1,13 +1,12 @@
 //! Where everything lies: segments in the file, tables in the constant segment, values in the arena.
 
-use diffulex_compiler::ir::{Module, WeightId};
+use diffulex_compiler::ir::Module;
 
 use super::EmitError;
+use super::constant::Constant;
 use super::delegate::Delegate;
 use super::plan::{Step, Tensor};
 
-/// Tables in the constant segment start at multiples of this.
-const TABLE_ALIGNMENT: u64 = 64;
 /// Values in the arena start at multiples of this.
 const ARENA_ALIGNMENT: u64 = 64;
 /// XNNPACK's kernels may read this far beyond the end of a buffer.
@@ -22,8 +21,8 @@ pub(super) struct Layout {
     pub(super) segments: Vec<(u64, u64)>,
     /// From the first segment to the end of the file.
     pub(super) segment_data: u64,
-    /// The tables, each once, with their offsets in the constant segment.
-    pub(super) tables: Vec<(WeightId, u64)>,
+    /// The tables, each once, with their offsets in the constant segment, which is the first.
+    pub(super) tables: Vec<(Constant, u64)>,
     /// Arena offsets of what the embeddings give.
     pub(super) embeddings: Vec<u64>,
     /// Arena offsets of the outputs.
@@ -36,19 +35,28 @@ impl Layout {
     /// Lays a file out.
     pub(super) fn new(module: &Module, step: &Step, graph: &Delegate, alignment: u32) -> Result<Layout, EmitError> {
         let too_large = || EmitError::TooLarge { part: "the file", bytes: u64::MAX, limit: i64::MAX as u64 };
-        let mut tables: Vec<(WeightId, u64)> = Vec::new();
+        let alignment = u64::from(alignment);
+        let mut tables: Vec<(Constant, u64)> = Vec::new();
         let mut end = 0;
-        for embedding in &step.embeddings {
-            if tables.iter().all(|(id, _)| *id != embedding.table) {
-                let place = place(&mut end, module.weight(embedding.table).ty.bytes(), TABLE_ALIGNMENT);
-                tables.push((embedding.table, place.ok_or_else(too_large)?));
+        for constant in step.embeddings.iter().flat_map(|embedding| Constant::of(module, embedding.table, true)) {
+            if tables.iter().all(|(known, _)| *known != constant) {
+                let place = place(&mut end, constant.bytes(module), alignment);
+                tables.push((constant, place.ok_or_else(too_large)?));
             }
         }
-        let constants = graph.constants.iter().map(|constant| constant.bytes(module));
         let mut segments = Vec::new();
         let mut data = 0;
-        for size in [end, graph.bytes.len() as u64].into_iter().chain(constants) {
-            segments.push((place(&mut data, size, u64::from(alignment)).ok_or_else(too_large)?, size));
+        for size in [end, graph.bytes.len() as u64] {
+            segments.push((place(&mut data, size, alignment).ok_or_else(too_large)?, size));
+        }
+        for constant in &graph.constants {
+            // A filter that is a table too, with the same bytes, is a segment inside the constant segment.
+            let size = constant.bytes(module);
+            let offset = match tables.iter().find(|(table, _)| table.same_bytes(*constant, module)) {
+                Some((_, offset)) => segments[0].0 + offset,
+                None => place(&mut data, size, alignment).ok_or_else(too_large)?,
+            };
+            segments.push((offset, size));
         }
         let segment_data = data.checked_add(TAIL).filter(|&n| n < i64::MAX as u64 / 2).ok_or_else(too_large)?;
 
@@ -60,7 +68,7 @@ impl Layout {
         };
         let embeddings = step.embeddings.iter().map(|e| plan(&e.out)).collect::<Result<_, _>>()?;
         let outputs = step.outputs.iter().map(|(_, tensor)| plan(tensor)).collect::<Result<_, _>>()?;
-        Ok(Layout { alignment: alignment.into(), segments, segment_data, tables, embeddings, outputs, arena })
+        Ok(Layout { alignment, segments, segment_data, tables, embeddings, outputs, arena })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Metadata: methods without inputs or instructions whose outputs are constants.
 
 use diffulex_compiler::ir::Module;
+use diffulex_compiler::quant::Search;
 
 use super::Metadata;
 use crate::xnnpack::schema::program::{
@@ -36,6 +37,9 @@ pub(super) fn all(module: &Module, metadata: &Metadata) -> Vec<ExecutionPlan> {
         method("get_model_name", [text(&module.name)]),
         method("get_format_version", [int(crate::xnnpack::FORMAT_VERSION)]),
     ]);
+    if module.search() != Search::Max {
+        methods.push(method("get_scale_search", [text(module.search().name())]));
+    }
     methods
 }
 

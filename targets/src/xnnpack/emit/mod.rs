@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! program flatbuffer   methods, metadata, where the segments lie     program.rs
-//! segment 0            the constant segment: tables of embeddings    weights.rs
+//! segment 0            the constant segment: tables of embeddings    weights.rs, which others read that are the same
 //! segment 1            the delegate: header and graph                delegate.rs, node.rs
 //! segment 2 …          one weight each, or its scales, found by its name
 //! ```
@@ -23,6 +23,7 @@ use std::io::{self, Write};
 
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Module, Stage, WeightError, WeightSource};
+use diffulex_compiler::quant::Cost;
 
 use super::legal;
 use layout::Layout;
@@ -82,7 +83,7 @@ pub enum EmitError {
     Io(#[from] io::Error),
 }
 
-/// Writes `module` to `out`. `progress` is told, now and then, how many bytes of how many are written.
+/// Writes `module` to `out`; gives what each weight became, in the order of the file. `progress` is told, now and then, how many bytes of how many are written.
 ///
 /// # Errors
 /// When `module` is not legal, a weight cannot be evaluated, a limit of the format is exceeded, or writing fails.
@@ -93,7 +94,7 @@ pub fn emit(
     options: &Options,
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<(), EmitError> {
+) -> Result<Vec<Cost>, EmitError> {
     let Front { graph, layout, program } = Front::new(module, metadata, options)?;
     let parts = weights::Parts { module, source, program: &program, graph: &graph, layout: &layout };
     weights::write(&parts, out, progress)

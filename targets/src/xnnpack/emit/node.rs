@@ -2,23 +2,27 @@
 
 use std::ops::Range;
 
-use diffulex_compiler::ir::{Op, Operand};
+use diffulex_compiler::ir::{DType, Node, Op, Operand};
 
 use super::delegate::Assembly;
 use super::plan::Tensor;
-use crate::xnnpack::schema::constants::{DATATYPE_FP32, NO_ID, TRANSPOSE_B};
+use crate::xnnpack::schema::constants::{DATATYPE_BF16, DATATYPE_FP16, DATATYPE_FP32, NO_ID, TRANSPOSE_B};
 use crate::xnnpack::schema::delegate::{
     Concatenate, FullyConnected, NodeUnion, OneInput, StaticReshape, StaticSlice, StaticTranspose, TwoInputs,
 };
 
 impl Assembly<'_> {
     /// Adds a node; gives the value that it makes.
-    pub(super) fn node(&mut self, op: &Op, args: &[Operand], out: &Tensor) -> Result<u32, String> {
-        let args = args.iter().map(|&a| self.operand(a)).collect::<Result<Vec<u32>, String>>()?;
-        let output_id = match op {
-            Op::Int8Token => self.dynamic_value(&out.sizes),
+    pub(super) fn node(&mut self, node: &Node, out: &Tensor) -> Result<u32, String> {
+        let op = &node.op;
+        let args = node.args.iter().map(|&a| self.operand(a)).collect::<Result<Vec<u32>, String>>()?;
+        let output_id = match (op, node.ty.dtype) {
+            (Op::Int8Token, _) => self.dynamic_value(&out.sizes),
+            (_, DType::F16) => self.value(DATATYPE_FP16, &out.sizes),
+            (_, DType::BF16) => self.value(DATATYPE_BF16, &out.sizes),
             _ => self.value(DATATYPE_FP32, &out.sizes),
         };
+        let same_type = |x: &Operand| self.module.operand_type(*x).dtype == node.ty.dtype;
         let one = || match args[..] {
             [input_id] => Ok(Box::new(OneInput { input_id, output_id, flags: 0 })),
             _ => Err("takes one operand".to_string()),
@@ -39,7 +43,8 @@ impl Assembly<'_> {
             Op::Sigmoid => NodeUnion::Sigmoid(one()?),
             Op::Softmax => NodeUnion::Softmax(one()?),
             Op::Int8Token => NodeUnion::Convert(one()?),
-            Op::Cast { .. } => NodeUnion::Copy(one()?),
+            Op::Cast { .. } if node.args.iter().all(same_type) => NodeUnion::Copy(one()?),
+            Op::Cast { .. } => NodeUnion::Convert(one()?),
             Op::Linear => fully_connected(&args, output_id)?,
             Op::Cached => concatenate(&args, 2, output_id)?,
             Op::Concat { axis } => concatenate(&args, *axis, output_id)?,

@@ -5,7 +5,10 @@ use diffulex_compiler::ir::{
 };
 
 use super::EmitError;
-use crate::xnnpack::schema::constants::{SCALAR_FLOAT, SCALAR_HALF, SCALAR_LONG};
+use crate::xnnpack::schema::constants::{
+    EMBEDDING, EMBEDDING_4BIT, EMBEDDING_BYTE, SCALAR_BFLOAT16, SCALAR_BYTE, SCALAR_CHAR, SCALAR_FLOAT, SCALAR_HALF,
+    SCALAR_LONG,
+};
 
 /// A value that ExecuTorch knows.
 #[derive(Clone, Debug)]
@@ -18,7 +21,7 @@ pub(super) struct Tensor {
     pub(super) dynamic: bool,
 }
 
-/// `aten::embedding.out`: rows of a table.
+/// Rows of a table, looked up by a kernel.
 #[derive(Clone, Debug)]
 pub(super) struct Embedding {
     /// The node that it stands for.
@@ -27,8 +30,10 @@ pub(super) struct Embedding {
     pub(super) table: WeightId,
     /// The input that holds the ids.
     pub(super) ids: NodeId,
-    /// What it gives, in the table's encoding.
+    /// What it gives: floats as wide as the table's, `FLOAT` where that is quantized.
     pub(super) out: Tensor,
+    /// Name and overload of the kernel.
+    pub(super) kernel: (&'static str, &'static str),
 }
 
 /// What the delegate is given.
@@ -102,13 +107,17 @@ fn embeddings(module: &Module) -> Result<Vec<Embedding>, EmitError> {
         if module.node(ids).op != Op::Input {
             return Err(illegal("its ids are no input"));
         }
-        let scalar = match module.weight(table).ty.encoding {
-            Encoding::F32 => SCALAR_FLOAT,
-            Encoding::F16 => SCALAR_HALF,
-            other => return Err(illegal(&format!("{other} tables are not written"))),
+        let (scalar, kernel) = match module.weight(table).ty.encoding {
+            Encoding::F32 => (SCALAR_FLOAT, EMBEDDING),
+            Encoding::F16 => (SCALAR_HALF, EMBEDDING),
+            Encoding::BF16 => (SCALAR_BFLOAT16, EMBEDDING),
+            Encoding::Int8Row => (SCALAR_FLOAT, EMBEDDING_BYTE),
+            Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
+                (SCALAR_FLOAT, EMBEDDING_4BIT)
+            }
         };
         let out = Tensor { scalar, ..Tensor::of(module, &embed.ty)? };
-        found.push(Embedding { node, table, ids, out });
+        found.push(Embedding { node, table, ids, out, kernel });
     }
     Ok(found)
 }
@@ -131,7 +140,8 @@ impl Tensor {
     pub(super) fn bytes(&self) -> Option<u64> {
         let width = match self.scalar {
             SCALAR_LONG => 8,
-            SCALAR_HALF => 2,
+            SCALAR_HALF | SCALAR_BFLOAT16 => 2,
+            SCALAR_BYTE | SCALAR_CHAR => 1,
             _ => 4,
         };
         self.sizes.iter().try_fold(width, |bytes: u64, &n| bytes.checked_mul(u64::from(n)))

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use diffulex_compiler::ir::{Module, NodeId, WeightId};
+use diffulex_compiler::ir::{Encoding, Module, NodeId, WeightId};
 
 use super::constant::Constant;
 use super::layout::Layout;
 use super::plan::{Given, Step, Tensor};
 use super::{EmitError, Metadata, methods};
 use crate::xnnpack::schema::constants::{
-    BACKEND, EXTENDED_LENGTH, EXTENDED_MAGIC, LOCATION_SEGMENT, PROGRAM_IDENTIFIER, SCALAR_FLOAT, SCALAR_HALF,
-    SHAPE_DYNAMIC_BOUND, SHAPE_STATIC,
+    BACKEND, EMBEDDING, EMBEDDING_BYTE, EXTENDED_LENGTH, EXTENDED_MAGIC, LOCATION_SEGMENT, PROGRAM_IDENTIFIER,
+    SCALAR_BFLOAT16, SCALAR_BYTE, SCALAR_CHAR, SCALAR_FLOAT, SCALAR_HALF, SHAPE_DYNAMIC_BOUND, SHAPE_STATIC,
 };
 use crate::xnnpack::schema::finish;
 use crate::xnnpack::schema::program::{
     AllocationDetails, BackendDelegate, BackendDelegateDataReference, Bool, Chain, DataSegment, DelegateCall, EValue,
-    ExecutionPlan, ExtraTensorInfo, Instruction, InstructionArguments, Int, KernelCall, KernelTypes, NamedData,
+    ExecutionPlan, ExtraTensorInfo, Instruction, InstructionArguments, Int, KernelCall, KernelTypes, NamedData, Null,
     Operator, Program, SubsegmentOffsets, Tensor as StoredTensor,
 };
 
@@ -84,19 +84,37 @@ fn forward(module: &Module, step: &Step, layout: &Layout) -> Result<ExecutionPla
         known.insert(*id, push(given(tensor)));
     }
     let caches: Vec<i32> = step.caches.iter().map(|(_, tensor)| push(given(tensor))).collect();
-    let tables: HashMap<WeightId, i32> =
-        (1..).zip(&layout.tables).map(|(i, (id, _))| (*id, push(table(module, *id, i)))).collect();
+    let mut tables: HashMap<(WeightId, bool), i32> = HashMap::new();
+    for (i, (constant, _)) in (1..).zip(&layout.tables) {
+        tables.insert((constant.weight, constant.scales), push(table(module, *constant, i)));
+    }
     let rows: Vec<i32> =
         step.embeddings.iter().zip(&layout.embeddings).map(|(e, at)| push(planned(&e.out, *at))).collect();
     let outputs: Vec<i32> =
         step.outputs.iter().zip(&layout.outputs).map(|((_, t), at)| push(planned(t, *at))).collect();
-    let no_padding = push(KernelTypes::Int(Box::new(Int { value: -1 })));
-    let off = push(KernelTypes::Bool(Box::new(Bool { value: false })));
-
-    let lookup = |(embedding, &out): (&super::plan::Embedding, &i32)| {
-        let args = vec![tables[&embedding.table], known[&embedding.ids], no_padding, off, off, out, out];
-        InstructionArguments::KernelCall(Box::new(KernelCall { op_index: 0, args: Some(args) }))
-    };
+    let mut kernels: Vec<(&str, &str)> = Vec::new();
+    let mut instructions = Vec::new();
+    for (embedding, &out) in step.embeddings.iter().zip(&rows) {
+        let (numbers, ids) = (tables[&(embedding.table, false)], known[&embedding.ids]);
+        let args = match embedding.kernel {
+            EMBEDDING => {
+                let no_padding = push(KernelTypes::Int(Box::new(Int { value: -1 })));
+                let off = push(KernelTypes::Bool(Box::new(Bool { value: false })));
+                vec![numbers, ids, no_padding, off, off, out, out]
+            }
+            kernel => {
+                let (least, most) = if kernel == EMBEDDING_BYTE { (-128, 127) } else { (-8, 7) };
+                let [least, most] = [least, most].map(|value| push(KernelTypes::Int(Box::new(Int { value }))));
+                let no_zero_points = push(KernelTypes::Null(Box::new(Null {})));
+                vec![numbers, tables[&(embedding.table, true)], no_zero_points, least, most, ids, out, out]
+            }
+        };
+        let op_index = kernels.iter().position(|kernel| *kernel == embedding.kernel).unwrap_or_else(|| {
+            kernels.push(embedding.kernel);
+            kernels.len() - 1
+        }) as i32;
+        instructions.push(InstructionArguments::KernelCall(Box::new(KernelCall { op_index, args: Some(args) })));
+    }
     let external = |given: Given| match given {
         Given::Embedding(i) => rows[i],
         Given::Input(id) => known[&id],
@@ -104,8 +122,10 @@ fn forward(module: &Module, step: &Step, layout: &Layout) -> Result<ExecutionPla
     };
     let args = step.given(module).into_iter().map(external).chain(outputs.iter().copied()).collect();
     let call = InstructionArguments::DelegateCall(Box::new(DelegateCall { delegate_index: 0, args: Some(args) }));
-    let instructions = step.embeddings.iter().zip(&rows).map(lookup).chain([call]);
-    let instructions = instructions.map(|args| Instruction { instr_args: Some(args) }).collect();
+    instructions.push(call);
+    let instructions = instructions.into_iter().map(|args| Instruction { instr_args: Some(args) }).collect();
+    let operator =
+        |(name, overload): (&str, &str)| Operator { name: Some(name.into()), overload: Some(overload.into()) };
     let arena = i64::try_from(layout.arena).unwrap_or(i64::MAX);
     let inputs = step.inputs.iter().map(|(id, _)| known[id]).chain(caches.iter().copied()).collect();
     Ok(ExecutionPlan {
@@ -115,7 +135,7 @@ fn forward(module: &Module, step: &Step, layout: &Layout) -> Result<ExecutionPla
         outputs: Some(outputs),
         values: Some(values),
         chains: Some(vec![Chain { inputs: Some(vec![]), outputs: Some(vec![]), instructions: Some(instructions) }]),
-        operators: Some(vec![Operator { name: Some("aten::embedding".into()), overload: Some("out".into()) }]),
+        operators: Some(kernels.into_iter().map(operator).collect()),
         delegates: Some(vec![BackendDelegate {
             id: Some(BACKEND.into()),
             processed: Some(Box::new(BackendDelegateDataReference { location: LOCATION_SEGMENT, index: 1 })),
@@ -151,13 +171,23 @@ fn planned(tensor: &Tensor, offset: u64) -> KernelTypes {
     KernelTypes::Tensor(Box::new(StoredTensor { allocation_info: Some(Box::new(place)), ..stored(tensor) }))
 }
 
-/// A table in the constant segment. ExecuTorch has no use for its name; a reader has.
-fn table(module: &Module, id: WeightId, data_buffer_idx: u32) -> KernelTypes {
-    let weight = module.weight(id);
-    let half = weight.ty.encoding == diffulex_compiler::ir::Encoding::F16;
-    let scalar = if half { SCALAR_HALF } else { SCALAR_FLOAT };
-    let tensor = Tensor { scalar, sizes: weight.ty.shape.clone(), dynamic: false };
-    let name = ExtraTensorInfo { fully_qualified_name: Some(weight.name.clone()), ..Default::default() };
+/// A table in the constant segment, or its scales. ExecuTorch has no use for the name; a reader has.
+fn table(module: &Module, constant: Constant, data_buffer_idx: u32) -> KernelTypes {
+    let ty = &module.weight(constant.weight).ty;
+    let (rows, columns) = (ty.rows() as u32, ty.columns() as u32);
+    let groups = ty.encoding.group().map(|group| columns / group as u32);
+    let (scalar, sizes) = match ty.encoding {
+        _ if constant.scales => (SCALAR_FLOAT, std::iter::once(rows).chain(groups).collect()),
+        Encoding::F32 => (SCALAR_FLOAT, vec![rows, columns]),
+        Encoding::F16 => (SCALAR_HALF, vec![rows, columns]),
+        Encoding::BF16 => (SCALAR_BFLOAT16, vec![rows, columns]),
+        Encoding::Int8Row => (SCALAR_CHAR, vec![rows, columns]),
+        Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
+            (SCALAR_BYTE, vec![rows, columns / 2])
+        }
+    };
+    let tensor = Tensor { scalar, sizes, dynamic: false };
+    let name = ExtraTensorInfo { fully_qualified_name: Some(constant.key(module)), ..Default::default() };
     KernelTypes::Tensor(Box::new(StoredTensor {
         data_buffer_idx,
         extra_tensor_info: Some(Box::new(name)),

@@ -1,17 +1,15 @@
 //! Streams a file: program, tables, delegate, constants.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 
-use diffulex_compiler::ir::{Module, Weight, WeightId, WeightSource};
-use diffulex_compiler::quant::Encoded;
+use diffulex_compiler::ir::{Module, WeightSource};
+use diffulex_compiler::quant::{Cost, Encoded, Rounding};
 
 use super::EmitError;
+use super::constant::Constant;
 use super::delegate::Delegate;
 use super::layout::Layout;
-
-/// Numbers that are evaluated at a time.
-const CHUNK: usize = 1 << 19;
+use crate::stream;
 
 /// What a file consists of.
 pub(super) struct Parts<'a> {
@@ -27,87 +25,76 @@ pub(super) struct Parts<'a> {
     pub(super) layout: &'a Layout,
 }
 
-/// Writes all parts.
+/// Writes all parts; gives what each weight became.
 pub(super) fn write(
     parts: &Parts<'_>,
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<(), EmitError> {
-    let Parts { module, layout, .. } = parts;
+) -> Result<Vec<Cost>, EmitError> {
+    let Parts { layout, graph, .. } = parts;
     let base = layout.base(parts.program.len());
     let total = layout.file_bytes(parts.program.len());
     let mut out = Counted { out, written: 0, total, progress };
-    let tables = layout.tables.iter().map(|(id, offset)| (*id, base + layout.segments[0].0 + offset));
-    let constants = parts.graph.constants.iter().zip(&layout.segments[2..]).map(|(c, (offset, _))| (*c, base + offset));
-    let numbers = constants.clone().filter(|(constant, _)| !constant.scales).map(|(constant, _)| constant.weight);
-    let mut reads = Reads::of(module, tables.clone().map(|(id, _)| id).chain(numbers));
-
     out.write(parts.program)?;
-    for (id, offset) in tables {
-        out.pad_to(offset)?;
-        write_weight(module.weight(id), parts.source, &mut out, &mut Vec::new())?;
-        reads.done(module, id, parts.source);
-    }
-    out.pad_to(base + layout.segments[1].0)?;
-    out.write(&parts.graph.bytes)?;
-    // Those of the weight before: scales follow their numbers.
-    let mut scales = Vec::new();
-    for (constant, offset) in constants {
-        out.pad_to(offset)?;
-        if constant.scales {
-            out.write(&scales)?;
-            continue;
-        }
-        scales.clear();
-        write_weight(module.weight(constant.weight), parts.source, &mut out, &mut scales)?;
-        reads.done(module, constant.weight, parts.source);
-    }
+    let tables: Vec<(Constant, u64)> =
+        layout.tables.iter().map(|(c, offset)| (*c, base + layout.segments[0].0 + offset)).collect();
+    let mut costs = constants(parts, &tables, &mut out)?;
+    let delegate = base + layout.segments[1].0;
+    out.pad_to(delegate)?;
+    out.write(&graph.bytes)?;
+    // What lies before the delegate is a table too, and written.
+    let filters = graph.constants.iter().zip(&layout.segments[2..]).map(|(c, (offset, _))| (*c, base + offset));
+    let filters: Vec<(Constant, u64)> = filters.filter(|(_, offset)| *offset > delegate).collect();
+    costs.extend(constants(parts, &filters, &mut out)?);
     out.pad_to(total)?;
-    Ok(out.out.flush()?)
+    out.out.flush()?;
+    Ok(costs)
 }
 
-/// Evaluates some rows at a time; writes their numbers and keeps their scales.
-fn write_weight(
-    weight: &Weight,
-    source: &dyn WeightSource,
-    out: &mut Counted<'_>,
-    scales: &mut Vec<u8>,
-) -> Result<(), EmitError> {
-    let rows = weight.ty.rows();
-    let chunk = (CHUNK / weight.ty.columns().max(1)).max(1);
-    let (mut numbers, mut encoded) = (Vec::new(), Encoded::default());
-    for start in (0..rows).step_by(chunk) {
-        weight.encode(source, start..rows.min(start + chunk), &mut numbers, &mut encoded)?;
-        out.write(&encoded.values)?;
-        scales.extend_from_slice(&encoded.scales);
-    }
-    Ok(())
+/// Writes constants to their offsets, which ascend. The scales of a weight follow its numbers.
+fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>) -> Result<Vec<Cost>, EmitError> {
+    let weight = |constant: &Constant| parts.module.weight(constant.weight);
+    let numbers = || list.iter().filter(|(constant, _)| !constant.scales);
+    let mut places = list.iter().peekable();
+    let mut costs = Vec::new();
+    let (mut scales, mut rounding, mut bytes) = (Vec::new(), Rounding::default(), Encoded::default());
+    let chunks = numbers().flat_map(|(constant, _)| stream::chunks(weight(constant)));
+    stream::encode(parts.source, chunks, &mut |rows, chunk| {
+        let ty = &rows.weight.ty;
+        let Some((constant, offset)) = places.peek() else { return Ok(()) };
+        if rows.range.start == 0 {
+            out.pad_to(*offset)?;
+        }
+        bytes.clear();
+        packed(*constant, parts.module, &chunk.encoded, &mut bytes);
+        out.write(&bytes.values)?;
+        scales.extend_from_slice(&bytes.scales);
+        rounding.join(&chunk.rounding);
+        if rows.range.end == ty.rows() {
+            places.next();
+            if let Some((_, offset)) = places.next_if(|(constant, _)| constant.scales) {
+                out.pad_to(*offset)?;
+                out.write(&scales)?;
+            }
+            scales.clear();
+            costs.push(Cost::new(rows.weight, &std::mem::take(&mut rounding)));
+        }
+        Ok::<(), EmitError>(())
+    })?;
+    Ok(costs)
 }
 
-/// How many weights still have to read each stored tensor.
-struct Reads(HashMap<String, usize>);
-
-impl Reads {
-    fn of(module: &Module, weights: impl Iterator<Item = WeightId>) -> Reads {
-        let mut reads = HashMap::new();
-        for id in weights {
-            for name in module.weight(id).expr.stored() {
-                *reads.entry(name.to_string()).or_insert(0) += 1;
-            }
-        }
-        Reads(reads)
+/// Rows in the packing of a constant.
+fn packed(constant: Constant, module: &Module, rows: &Encoded, out: &mut Encoded) {
+    let (encoding, packing) = (module.weight(constant.weight).ty.encoding, constant.packing());
+    match packing.high_first && encoding.is_int4() {
+        true => out.values.extend(rows.values.iter().map(|byte| byte.rotate_left(4))),
+        false => out.values.extend_from_slice(&rows.values),
     }
-
-    /// After a weight is written: gives back the tensors that nothing else reads.
-    fn done(&mut self, module: &Module, id: WeightId, source: &dyn WeightSource) {
-        for name in module.weight(id).expr.stored() {
-            if let Some(left) = self.0.get_mut(name) {
-                *left -= 1;
-                if *left == 0 {
-                    source.release(name);
-                }
-            }
-        }
+    match packing.wide_scales && encoding.group().is_some() {
+        // A bf16 is the upper half of an f32.
+        true => out.scales.extend(rows.scales.as_chunks::<2>().0.iter().flat_map(|[a, b]| [0, 0, *a, *b])),
+        false => out.scales.extend_from_slice(&rows.scales),
     }
 }
 

@@ -3,9 +3,13 @@
 //! * **Step**: inputs `tokens`, `positions` (integers `[1, T]`) and `mask` (`f32[1, 1, T, C+T]`), one output
 //!   `f32[1, T, V]`, new rows `[1, KV, T, D]`.
 //! * **Embeddings** stand outside the delegate: their ids are inputs.
-//! * **Values**: `f32`, 1 to 6 axes, none of them empty, at most 2^31 numbers at the bounds.
-//! * **Weights**: tables `f32` or `f16`; filters these, `int8.row`, `int4.row` and, for tokens that are rounded to int8
-//!   (`int8_token`), also `int4.gN` where N divides a row; the rest is widened to `f32`. A weight is not both.
+//! * **Values**: `f32`, 1 to 6 axes, none of them empty, at most 2^31 numbers at the bounds. Filters may be given tokens
+//!   in `f16` and `bf16`, which a cast makes; from `f16` they make `f16`, which nothing but a cast reads.
+//! * **Tables**: every encoding, but rows of `int4` have an even length and `int4.gN` has whole groups. Tables in `int8`
+//!   and `int4` need hosts that link ExecuTorch's library of quantized kernels.
+//! * **Filters**: `f32`, `f16`, `int8.row` and `int4.row` for tokens in `f32`; `f16` for `f16`; `bf16` for `bf16`;
+//!   `int8.row`, `int4.row` and, where N divides a row, `int4.gN` for tokens that are rounded to int8 (`int8_token`).
+//! * **Other weights** are widened to `f32`. A weight is not both, a matrix and a vector.
 //! * **Biases** of quantized filters that are given floats are added by a node of their own: ExecuTorch 1.5.1 loads such
 //!   a filter with a bias, and then computes something else (wrong by half of the largest logit on a tiny model).
 //! * **Element-wise** nodes and matrix products have at least one operand that is not constant.
@@ -17,10 +21,12 @@ use diffulex_compiler::ir::{DType, Dim, Encoding, Module, Node, NodeId, Op, Oper
 use super::super::schema::constants::{MAX_EXTERNS, MAX_RANK};
 use crate::refusal::Refusal;
 
-/// Encodings of tables.
-const TABLE: &[Encoding] = &[Encoding::F32, Encoding::F16];
-/// Encodings of filters.
+/// Encodings of filters that are given tokens in f32.
 const FILTER: &[Encoding] = &[Encoding::F32, Encoding::F16, Encoding::Int8Row, Encoding::Int4Row];
+/// Encodings of filters that are given tokens in f16.
+const F16_FILTER: &[Encoding] = &[Encoding::F16];
+/// Encodings of filters that are given tokens in bf16.
+const BF16_FILTER: &[Encoding] = &[Encoding::BF16];
 /// Encodings of filters that are given tokens in int8.
 const TOKEN_FILTER: &[Encoding] =
     &[Encoding::Int8Row, Encoding::Int4Row, Encoding::Int4G32, Encoding::Int4G64, Encoding::Int4G128];
@@ -51,13 +57,14 @@ pub(super) fn check_step(module: &Module) -> Result<(), Refusal> {
     let [logits] = module.outputs[..] else { return step("return".into(), "a step returns the logits, nothing else") };
     let logits = module.node(logits);
     if logits.op == Op::Input
+        || logits.ty.dtype != DType::F32
         || !matches!(logits.ty.shape[..], [one, t, v] if one == Dim::fixed(1) && t == Dim::T && v.known().is_some())
     {
         return step(logits.place(), &format!("the logits are {}, not f32[1, T, V]", logits.ty));
     }
     for (_, rows) in module.new_rows() {
         let node = module.node(rows);
-        if node.ty.shape.get(2) != Some(&Dim::T) || node.op == Op::Input {
+        if node.ty.shape.get(2) != Some(&Dim::T) || node.ty.dtype != DType::F32 || node.op == Op::Input {
             return step(node.place(), &format!("new rows are {}, not f32[1, KV, T, D]", node.ty));
         }
     }
@@ -77,20 +84,35 @@ pub(super) fn check_weights(module: &Module) -> Result<Vec<Weight>, Refusal> {
     for node in &module.nodes {
         for (i, arg) in node.args.iter().enumerate() {
             let Operand::Weight(WeightId(id)) = *arg else { continue };
-            let role = match (&node.op, i) {
-                (Op::Linear, 1) if is_token(module, node) => "filter of int8 tokens",
-                (Op::Linear, 1) => "filter",
-                (Op::Embed, 1) => "table",
-                _ => "vector",
+            let (role, allowed) = match (&node.op, i) {
+                (Op::Linear, 1) => filter_role(module, node),
+                (Op::Embed, 1) => ("table", Encoding::ALL),
+                _ => ("vector", &[Encoding::F32][..]),
             };
-            check_weight(&mut weights[id as usize], role, roles[id as usize])?;
+            check_weight(&mut weights[id as usize], role, allowed, roles[id as usize])?;
             roles[id as usize] = Some(role);
         }
     }
     Ok(weights)
 }
 
-fn check_weight(weight: &mut Weight, role: &'static str, before: Option<&str>) -> Result<(), Refusal> {
+/// What a filter is to be called, and its encodings, after the tokens that it is given.
+fn filter_role(module: &Module, node: &Node) -> (&'static str, &'static [Encoding]) {
+    let tokens = node.args.first().map(|&tokens| module.operand_type(tokens).dtype);
+    match tokens {
+        _ if is_token(module, node) => ("filter of int8 tokens", TOKEN_FILTER),
+        Some(DType::F16) => ("filter of f16 tokens", F16_FILTER),
+        Some(DType::BF16) => ("filter of bf16 tokens", BF16_FILTER),
+        _ => ("filter", FILTER),
+    }
+}
+
+fn check_weight(
+    weight: &mut Weight,
+    role: &'static str,
+    allowed: &'static [Encoding],
+    before: Option<&str>,
+) -> Result<(), Refusal> {
     let place = format!("@{}", weight.name);
     let axes = weight.ty.shape.len();
     if axes > MAX_RANK || (role != "vector" && axes != 2) {
@@ -102,17 +124,12 @@ fn check_weight(weight: &mut Weight, role: &'static str, before: Option<&str>) -
     }
     let clash = before.is_some_and(|before| (before == "vector") != (role == "vector"));
     match weight.ty.encoding {
-        Encoding::F32 => {}
+        Encoding::F32 if allowed.contains(&Encoding::F32) => {}
         encoding if clash => {
             return Err(Refusal::Encoding { place, encoding, role: "vector and a matrix", nearest: &[Encoding::F32] });
         }
         _ if role == "vector" => weight.ty.encoding = Encoding::F32,
         encoding => {
-            let allowed = match role {
-                "table" => TABLE,
-                "filter" => FILTER,
-                _ => TOKEN_FILTER,
-            };
             if !allowed.contains(&encoding) {
                 return Err(Refusal::Encoding { place, encoding, role, nearest: allowed });
             }
@@ -120,11 +137,12 @@ fn check_weight(weight: &mut Weight, role: &'static str, before: Option<&str>) -
             if let Some(group) = encoding.group().filter(|group| !columns.is_multiple_of(*group)) {
                 return Err(Refusal::Group { place, columns, group });
             }
+            if role == "table" && encoding.is_int4() && !columns.is_multiple_of(2) {
+                let what =
+                    format!("{columns} numbers a row, an odd number, in {encoding}: the kernel reads two at a time");
+                return Err(Refusal::Shape { place, what });
+            }
         }
-    }
-    if role == "filter of int8 tokens" && !TOKEN_FILTER.contains(&weight.ty.encoding) {
-        let encoding = weight.ty.encoding;
-        return Err(Refusal::Encoding { place, encoding, role, nearest: TOKEN_FILTER });
     }
     Ok(())
 }
@@ -144,6 +162,7 @@ pub(super) fn is_weight_only(module: &Module, node: &Node) -> bool {
 pub(super) fn check_nodes(module: &Module) -> Result<(), Refusal> {
     for node in module.nodes.iter() {
         check_value(module, node)?;
+        check_types(module, node)?;
         let shape = |what: &str| Err(Refusal::Shape { place: node.place(), what: what.into() });
         let constant = |arg: &Operand| matches!(arg, Operand::Weight(_));
         let token = |arg: &Operand| matches!(arg, Operand::Node(id) if module.node(*id).op == Op::Int8Token);
@@ -175,12 +194,27 @@ pub(super) fn check_nodes(module: &Module) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_value(module: &Module, node: &Node) -> Result<(), Refusal> {
-    let ValueType { dtype, shape } = &node.ty;
-    let place = node.place();
-    if node.op != Op::Input && *dtype != DType::F32 {
-        return Err(Refusal::DType { place, dtype: *dtype, nearest: DType::F32 });
+/// Numbers of 16 bits stand between casts and filters only.
+fn check_types(module: &Module, node: &Node) -> Result<(), Refusal> {
+    let made = match (&node.op, node.ty.dtype) {
+        (Op::Input, _) | (_, DType::F32) => true,
+        (Op::Cast { .. }, DType::F16 | DType::BF16) | (Op::Linear, DType::F16) => true,
+        _ => false,
+    };
+    let float = |dtype| matches!(dtype, DType::F16 | DType::BF16);
+    let read = node.args.iter().enumerate().find(|(i, arg)| {
+        float(module.operand_type(**arg).dtype) && !matches!((&node.op, i), (Op::Cast { .. }, 0) | (Op::Linear, 0))
+    });
+    let dtype = if made { read.map(|(_, arg)| module.operand_type(*arg).dtype) } else { Some(node.ty.dtype) };
+    match dtype {
+        None => Ok(()),
+        Some(dtype) => Err(Refusal::DType { place: node.place(), dtype, nearest: DType::F32 }),
     }
+}
+
+fn check_value(module: &Module, node: &Node) -> Result<(), Refusal> {
+    let ValueType { shape, .. } = &node.ty;
+    let place = node.place();
     if shape.is_empty() || shape.len() > MAX_RANK {
         return Err(Refusal::Shape { place, what: format!("{} axes; XNNPACK takes 1 to {MAX_RANK}", shape.len()) });
     }

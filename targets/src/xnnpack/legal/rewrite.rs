@@ -1,6 +1,6 @@
 //! One rewriting for each op.
 
-use diffulex_compiler::ir::{DType, Dim, Node, NodeId, Op, Operand, WeightExpr, build::BuildError, types::ValueType};
+use diffulex_compiler::ir::{Dim, Node, NodeId, Op, Operand, WeightExpr, build::BuildError, types::ValueType};
 
 use super::{Fault, Rewrite, limits};
 use crate::refusal::Refusal;
@@ -48,9 +48,6 @@ impl Rewrite<'_> {
             }
             (Op::GatherRows, _) => {
                 return Err(refuse(Some("logits of all rows, without the pass `select-rows`")).into());
-            }
-            (Op::Cast { to }, _) if *to != DType::F32 => {
-                return Err(Refusal::DType { place: node.place(), dtype: *to, nearest: DType::F32 }.into());
             }
             _ => self.last(node.op.clone(), args)?,
         })

@@ -136,7 +136,12 @@ fn segments(program: &ProgramRef<'_>, head: &Head) -> Result<Vec<Range<usize>>> 
         let start = head.segment_base + offset;
         segments.push(start..start + size);
     }
-    let mut sorted: Vec<usize> = (0..count).filter(|&i| !segments[i].is_empty()).collect();
+    // A filter that is a table too lies in the constant segment, and in a segment of its own inside of that.
+    let constants = Place::Program.got(program.constant_segment())?;
+    let constants = constants.map(|c| Place::Program.got(c.segment_index())).transpose()?.map(|index| index as usize);
+    let whole = constants.and_then(|index| segments.get(index).cloned()).unwrap_or(0..0);
+    let inside = |i: usize| Some(i) != constants && whole.start <= segments[i].start && segments[i].end <= whole.end;
+    let mut sorted: Vec<usize> = (0..count).filter(|&i| !segments[i].is_empty() && !inside(i)).collect();
     sorted.sort_by_key(|&i| segments[i].start);
     if let Some(pair) = sorted.windows(2).find(|pair| segments[pair[0]].end > segments[pair[1]].start) {
         return Err(Place::Segment(pair[1]).damaged(format!("overlaps segment {}", pair[0])));

@@ -62,7 +62,7 @@ impl WeightSource for Ones {
         let module = parse(STEP).unwrap();
         let id = module.weight_id(name).ok_or_else(|| WeightError::Missing(name.into()))?;
         let ty: WeightType = module.weight(id).ty.clone();
-        Ok(StoredTensor { bytes: &self.0[..ty.bytes() as usize], scales: &[], ty })
+        Ok(StoredTensor { bytes: &self.0[..ty.bytes() as usize], packing: Default::default(), scales: &[], ty })
     }
 }
 

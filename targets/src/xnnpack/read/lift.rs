@@ -11,12 +11,14 @@ use diffulex_compiler::ir::{
     WeightType, build::BuildError, well_named,
 };
 
+use diffulex_compiler::quant::{Packing, Search};
+
 use super::error::{Fault, Place, Result};
 use super::graph::Graph;
 use super::node::{Kind, Node};
 use super::plan::{Argument, Ids, Plan, Table};
 use super::value::{Constant, Form, Role, Value};
-use crate::xnnpack::schema::constants::SCALAR_HALF;
+use crate::xnnpack::schema::constants::{SCALAR_BFLOAT16, SCALAR_HALF, TABLE_PACKING};
 
 /// A module and where its weights lie in the file.
 pub(super) struct Lifted {
@@ -29,17 +31,20 @@ pub(super) struct Lifted {
 pub(super) struct Stored {
     /// Encoding and shape.
     pub(super) ty: WeightType,
+    /// What the format does its own way.
+    pub(super) packing: Packing,
     /// The bytes of its numbers.
     pub(super) range: Range<usize>,
     /// The bytes of its scales.
     pub(super) scales: Range<usize>,
 }
 
-/// Makes a module called `name` of method `forward` and its delegate.
-pub(super) fn lift(name: &str, plan: &Plan, graph: &Graph) -> Result<Lifted> {
+/// Makes a module called `name` of method `forward` and its delegate; the scales of its weights were found by `search`.
+pub(super) fn lift(name: &str, search: Search, plan: &Plan, graph: &Graph) -> Result<Lifted> {
     let header = Module::new(name, Stage::Read(crate::xnnpack::NAME.into()), plan.bounds, plan.cache);
     let mut lift = Lift {
         builder: Builder::new(header),
+        search,
         graph,
         held: vec![None; graph.values.len()],
         constants: HashMap::new(),
@@ -70,6 +75,7 @@ struct Held {
 /// The module as it grows.
 pub(super) struct Lift<'g> {
     pub(super) builder: Builder,
+    search: Search,
     graph: &'g Graph,
     held: Vec<Option<Held>>,
     /// Weights by constant, shape and encoding.
@@ -87,7 +93,11 @@ impl Lift<'_> {
         for (&index, (argument, tensor)) in externals.iter().zip(&plan.arguments) {
             let value = &self.graph.values[index];
             let place = Place::Value(value.id);
-            let form = if tensor.scalar == SCALAR_HALF { Form::Half } else { Form::Single };
+            let form = match tensor.scalar {
+                SCALAR_HALF => Form::Half,
+                SCALAR_BFLOAT16 => Form::Brain,
+                _ => Form::Single,
+            };
             if value.dims != tensor.sizes || value.form != form {
                 let found = format!("{:?}", value.dims);
                 return Err(place.mismatch("dims", found, format!("{:?} of its tensor", tensor.sizes)));
@@ -161,13 +171,25 @@ impl Lift<'_> {
             (Kind::Convert, &[x @ Operand::Node(_)]) if form == Form::Token => {
                 self.build(&place, Op::Int8Token, [x])?.into()
             }
-            (Kind::Convert | Kind::Copy, &[x @ Operand::Node(_)]) => x,
+            (Kind::Convert, &[x @ Operand::Node(_)]) => self.cast(&place, x, form)?,
+            (Kind::Copy, &[x @ Operand::Node(_)]) => x,
             _ => return Err(place.unsupported("a constant that is converted or copied")),
         };
-        if form != Form::Single && !(form == Form::Token && matches!(node.kind, Kind::Convert)) {
-            return Err(place.unsupported("a result that is not in single floats"));
+        let converted = matches!(node.kind, Kind::Convert) && !matches!(form, Form::Quantized(_));
+        let dtype = self.builder.module().operand_type(made).dtype;
+        if !converted && Some(dtype) != dtype_of(form) {
+            return Err(place.unsupported(format!("a result in {form:?} where {dtype} is made")));
         }
         self.hold(node.output, made, form)
+    }
+
+    /// The numbers of a value in another form; they are the same where an embedding gave them.
+    fn cast(&mut self, place: &Place, x: Operand, form: Form) -> Result<Operand> {
+        let to = dtype_of(form).ok_or_else(|| place.clone().unsupported("a conversion to a quantized form"))?;
+        if self.builder.module().operand_type(x).dtype == to {
+            return Ok(x);
+        }
+        self.build(place, Op::Cast { to }, [x]).map(Operand::Node)
     }
 
     /// Operand `k` of a node: of a kind that its op takes in the IR.
@@ -180,15 +202,23 @@ impl Lift<'_> {
         let constant = matches!(operand.operand, Operand::Weight(_));
         let given = self.held[node.inputs[0]].map(|held| held.form);
         match (&node.kind, k) {
-            (Kind::Op(Op::Linear), 1) if constant => match (given, operand.form) {
-                (Some(Form::Token), Form::Quantized(_)) => Ok(operand.operand),
-                (Some(Form::Token), _) => Err(place.clone().unsupported("a filter of floats for tokens in int8")),
-                (_, Form::Quantized(encoding)) if encoding.group().is_some() => {
-                    Err(place.clone().unsupported("a filter in groups for tokens in single floats"))
-                }
-                _ => Ok(operand.operand),
-            },
+            (Kind::Op(Op::Linear), 1) if constant => {
+                let fits = match (given, operand.form) {
+                    (Some(Form::Token), filter) => matches!(filter, Form::Quantized(_)),
+                    (Some(given @ (Form::Half | Form::Brain)), filter) => filter == given,
+                    (_, Form::Quantized(encoding)) => encoding.group().is_none(),
+                    (_, filter) => filter != Form::Brain,
+                };
+                let what = || format!("a filter in {:?} for tokens in {given:?}", operand.form);
+                fits.then_some(operand.operand).ok_or_else(|| place.clone().unsupported(what()))
+            }
             (Kind::Op(Op::Linear), 0) if operand.form == Form::Token => Ok(operand.operand),
+            (Kind::Op(Op::Linear), 0) if matches!(operand.form, Form::Half | Form::Brain) => {
+                // The rows of an embedding are floats to the graph, whatever the table holds.
+                let dtype = Some(self.builder.module().operand_type(operand.operand).dtype);
+                let fits = dtype == dtype_of(operand.form);
+                fits.then_some(operand.operand).ok_or_else(|| place.clone().unsupported("a filter for rows of a table"))
+            }
             _ if matches!(operand.form, Form::Quantized(_)) => {
                 Err(place.clone().unsupported("a quantized constant that is no filter"))
             }
@@ -218,15 +248,17 @@ impl Lift<'_> {
     }
 
     fn table(&mut self, table: &Table) -> Result<Operand> {
-        let encoding = if table.half { Encoding::F16 } else { Encoding::F32 };
-        let ty = WeightType::new(encoding, table.shape);
+        let ty = WeightType::new(table.encoding, table.shape);
+        let packing = if table.encoding.is_int4() { TABLE_PACKING } else { Packing::default() };
         let name = table.name.clone().unwrap_or_else(|| "table".into());
-        self.weight(&name, Stored { ty, range: table.range.clone(), scales: 0..0 }).map(Operand::Weight)
+        let (range, scales) = (table.range.clone(), table.scales.clone());
+        self.weight(&name, Stored { ty, packing, range, scales }).map(Operand::Weight)
     }
 
     fn constant(&mut self, value: &Value, constant: &Constant) -> Result<Operand> {
         let encoding = match value.form {
             Form::Half => Encoding::F16,
+            Form::Brain => Encoding::BF16,
             Form::Quantized(encoding) => encoding,
             Form::Single | Form::Token => Encoding::F32,
         };
@@ -236,7 +268,7 @@ impl Lift<'_> {
         }
         let name = constant.key.clone().unwrap_or_else(|| format!("const.{}", constant.index));
         let (range, scales) = (constant.range.clone(), constant.scales.clone());
-        let id = self.weight(&name, Stored { ty: ty.clone(), range, scales })?;
+        let id = self.weight(&name, Stored { ty: ty.clone(), packing: Packing::default(), range, scales })?;
         self.constants.insert((constant.index, ty), id);
         Ok(Operand::Weight(id))
     }
@@ -253,6 +285,9 @@ impl Lift<'_> {
         }
         let id = self.builder.weight(&name, stored.ty.clone(), WeightExpr::Stored(name.clone()));
         let id = id.map_err(|e| place.fault(Fault::Broken(e.to_string())))?;
+        if !stored.ty.encoding.is_float() {
+            self.builder.search(id, self.search);
+        }
         self.tensors.insert(name, stored);
         Ok(id)
     }
@@ -262,5 +297,15 @@ impl Lift<'_> {
         let name = format!("n{}", self.builder.module().nodes.len());
         let broken = |e: BuildError| place.clone().fault(Fault::Broken(e.what));
         self.builder.node(&name, op, args).map_err(broken)
+    }
+}
+
+/// The element type of floats held so; quantized numbers have none.
+fn dtype_of(form: Form) -> Option<DType> {
+    match form {
+        Form::Single => Some(DType::F32),
+        Form::Half => Some(DType::F16),
+        Form::Brain => Some(DType::BF16),
+        Form::Token | Form::Quantized(_) => None,
     }
 }

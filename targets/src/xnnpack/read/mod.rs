@@ -33,6 +33,7 @@ use std::sync::Arc;
 
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Module, StoredTensor, WeightError, WeightSource, verify, well_named};
+use diffulex_compiler::quant::Search;
 use memmap2::Mmap;
 
 pub use error::{Fault, Place, ReadError};
@@ -100,7 +101,8 @@ fn read_all(bytes: Bytes) -> Result<Artifact, ReadError> {
     let plan = plan::read(&file, &forward)?;
     let graph = graph::read(&file, plan.delegate.clone())?;
     let name = methods::text(&methods, "get_model_name")?.filter(|name| well_named(name)).unwrap_or("model");
-    let lift::Lifted { module, tensors } = lift::lift(name, &plan, &graph)?;
+    let search = search(&methods)?;
+    let lift::Lifted { module, tensors } = lift::lift(name, search, &plan, &graph)?;
     let module = layers::arrange(module);
     verify(&module).map_err(|e| Place::Module(e.place).fault(Fault::Broken(e.what)))?;
     check_metadata(&methods, &module)?;
@@ -130,6 +132,14 @@ fn check_metadata(methods: &Methods, module: &Module) -> Result<(), ReadError> {
     Ok(())
 }
 
+/// How the scales were found, where the file says so.
+fn search(methods: &Methods) -> Result<Search, ReadError> {
+    let name = "get_scale_search";
+    let known =
+        |word| Search::from_name(word).ok_or_else(|| Place::Method(name.into()).unsupported(format!("{word:?}")));
+    methods::text(methods, name)?.map_or(Ok(Search::Max), known)
+}
+
 fn generation(methods: &Methods) -> Result<Option<Generation>, ReadError> {
     let name = "get_generation";
     let broken = |e: serde_json::Error| Place::Method(name.into()).fault(Fault::Broken(e.to_string()));
@@ -148,19 +158,24 @@ impl Bytes {
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
         let missing = || WeightError::Missing(name.to_string());
-        let lift::Stored { ty, range, scales } = self.tensors.get(name).ok_or_else(missing)?;
+        let lift::Stored { ty, packing, range, scales } = self.tensors.get(name).ok_or_else(missing)?;
         let part = |range: &Range<usize>| self.bytes.as_slice().get(range.clone()).ok_or_else(missing);
-        Ok(StoredTensor { ty: ty.clone(), bytes: part(range)?, scales: part(scales)? })
+        Ok(StoredTensor { ty: ty.clone(), packing: *packing, bytes: part(range)?, scales: part(scales)? })
     }
 
     /// Gives mapped pages back.
-    fn release(&self, name: &str) {
+    fn release(&self, name: &str, rows: Range<usize>) {
         #[cfg(unix)]
         if let (Bytes::Mapped(map), Some(stored)) = (&self.bytes, self.tensors.get(name)) {
-            for Range { start, end } in [&stored.range, &stored.scales] {
+            let lift::Stored { ty, packing, range, scales } = stored;
+            for (range, width) in [(range, ty.row_bytes()), (scales, packing.scale_bytes(ty.encoding, ty.columns()))] {
+                let to = rows.end.saturating_mul(width).min(range.len());
+                let from = rows.start.saturating_mul(width).min(to);
                 // SAFETY: the map is a read-only view of a file, so a page that is given back is read again from the
                 // file. That it is given back is only a hint; whether it succeeds does not matter.
-                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, *start, end - start) };
+                let _ = unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start + from, to - from)
+                };
             }
         }
     }

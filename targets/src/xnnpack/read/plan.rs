@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use diffulex_compiler::ir::{CacheId, CacheKind, CacheShape, Sizes};
+use diffulex_compiler::ir::{CacheId, CacheKind, CacheShape, Encoding, Sizes};
 
 use super::calls::{delegate_arguments, embedding};
 use super::error::{Fault, Place, Result};
@@ -31,12 +31,14 @@ pub(super) enum Ids {
 pub(super) struct Table {
     /// The name that the file gives it.
     pub(super) name: Option<String>,
-    /// Its values are half floats.
-    pub(super) half: bool,
+    /// How its numbers are stored.
+    pub(super) encoding: Encoding,
     /// Rows and columns.
     pub(super) shape: [u32; 2],
-    /// Its bytes in the file.
+    /// The bytes of its numbers in the file.
     pub(super) range: Range<usize>,
+    /// The bytes of its scales.
+    pub(super) scales: Range<usize>,
 }
 
 /// What the delegate is given or makes.

@@ -4,7 +4,8 @@ use planus::Vector;
 
 use super::error::{Place, Result};
 use crate::xnnpack::schema::constants::{
-    MAX_RANK, SCALAR_FLOAT, SCALAR_HALF, SCALAR_LONG, SHAPE_DYNAMIC_BOUND, SHAPE_STATIC,
+    MAX_RANK, SCALAR_BFLOAT16, SCALAR_BYTE, SCALAR_CHAR, SCALAR_FLOAT, SCALAR_HALF, SCALAR_LONG, SHAPE_DYNAMIC_BOUND,
+    SHAPE_STATIC,
 };
 use crate::xnnpack::schema::program::{EValueRef, ExecutionPlanRef, KernelTypesRef, TensorRef};
 
@@ -33,15 +34,25 @@ impl<'a> Values<'a> {
         Place::Method("forward".into()).need("values", plan.values()).map(Values)
     }
 
+    /// Whether the value that `place` refers to is absent on purpose.
+    pub(super) fn is_null(&self, place: &Place, index: i32) -> Result<bool> {
+        Ok(matches!(self.value(place, index)?, KernelTypesRef::Null(_)))
+    }
+
     /// The tensor that `place` refers to.
     pub(super) fn tensor(&self, place: &Place, index: i32) -> Result<Tensor> {
+        let place = (self.value(place, index)?, Place::PlanValue(index.into()));
+        match place {
+            (KernelTypesRef::Tensor(tensor), place) => Tensor::read(&place, &tensor),
+            (_, place) => Err(place.damaged("is no tensor")),
+        }
+    }
+
+    fn value(&self, place: &Place, index: i32) -> Result<KernelTypesRef<'a>> {
         let value = usize::try_from(index).ok().and_then(|i| self.0.get(i));
         let value = value.ok_or_else(|| place.clone().damaged(format!("there is no value {index}")))?;
         let place = Place::PlanValue(index.into());
-        match place.need("val", place.got(value)?.val())? {
-            KernelTypesRef::Tensor(tensor) => Tensor::read(&place, &tensor),
-            _ => Err(place.damaged("is no tensor")),
-        }
+        place.need("val", place.got(value)?.val())
     }
 }
 
@@ -59,7 +70,7 @@ impl Tensor {
         };
         let sizes = sizes.iter().map(size).collect::<Result<Vec<u32>>>()?;
         let scalar = place.got(tensor.scalar_type())?;
-        if !matches!(scalar, SCALAR_LONG | SCALAR_HALF | SCALAR_FLOAT) {
+        if width(scalar).is_none() {
             return Err(place.clone().unsupported(format!("scalar type {scalar}")));
         }
         if place.got(tensor.storage_offset())? != 0 || place.got(tensor.layout())? != 0 {
@@ -83,11 +94,7 @@ impl Tensor {
 
     /// Bytes at the bounds; `u64::MAX` when that overflows.
     pub(super) fn bytes(&self) -> u64 {
-        let width = match self.scalar {
-            SCALAR_LONG => 8,
-            SCALAR_HALF => 2,
-            _ => 4,
-        };
+        let width = width(self.scalar).unwrap_or(1);
         self.sizes.iter().fold(width, |bytes: u64, &n| bytes.saturating_mul(n.into()))
     }
 
@@ -100,6 +107,17 @@ impl Tensor {
             return Err(place.clone().mismatch("sizes", format!("{:?}", self.sizes), format!("{sizes:?}")));
         }
         Ok(())
+    }
+}
+
+/// Bytes of a number.
+pub(super) fn width(scalar: i8) -> Option<u64> {
+    match scalar {
+        SCALAR_BYTE | SCALAR_CHAR => Some(1),
+        SCALAR_HALF | SCALAR_BFLOAT16 => Some(2),
+        SCALAR_FLOAT => Some(4),
+        SCALAR_LONG => Some(8),
+        _ => None,
     }
 }
 

@@ -9,8 +9,8 @@ use diffulex_compiler::ir::Encoding;
 use super::error::{Fault, Place, Result};
 use super::file::File;
 use crate::xnnpack::schema::constants::{
-    DATATYPE_FP16, DATATYPE_FP32, DATATYPE_QBINT4, DATATYPE_QCINT4, DATATYPE_QCINT8, DATATYPE_QDINT8, MAX_EXTERNS,
-    MAX_RANK, NAMED, NO_ID, VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
+    DATATYPE_BF16, DATATYPE_FP16, DATATYPE_FP32, DATATYPE_QBINT4, DATATYPE_QCINT4, DATATYPE_QCINT8, DATATYPE_QDINT8,
+    MAX_EXTERNS, MAX_RANK, NAMED, NO_ID, VALUE_EXTERNAL_INPUT, VALUE_EXTERNAL_OUTPUT,
 };
 use crate::xnnpack::schema::delegate::{ConstantDataOffsetRef, GraphRef, QuantParamsRef, TensorValueRef};
 
@@ -34,6 +34,8 @@ pub(super) enum Form {
     Single,
     /// Half floats.
     Half,
+    /// bfloat16.
+    Brain,
     /// Rows that are quantized when they are computed, to 8 bits.
     Token,
     /// A filter with scales.
@@ -86,7 +88,7 @@ pub(super) fn read_value(
     let (form, scales) = form(&place, place.got(tensor.datatype())?, quant, &dims)?;
     let width = match form {
         Form::Single => 4,
-        Form::Half => 2,
+        Form::Half | Form::Brain => 2,
         Form::Token | Form::Quantized(_) => 1,
     };
     let bytes = match (form, &dims[..]) {
@@ -146,6 +148,7 @@ fn form(
     let encoding = match (datatype, quant) {
         (DATATYPE_FP32, None) => return Ok((Form::Single, None)),
         (DATATYPE_FP16, None) => return Ok((Form::Half, None)),
+        (DATATYPE_BF16, None) => return Ok((Form::Brain, None)),
         (DATATYPE_QDINT8, Some(QuantParamsRef::PerTokenDynamicQuant(token))) => {
             return match place.got(token.num_nonbatch_dims())? {
                 1 => Ok((Form::Token, None)),

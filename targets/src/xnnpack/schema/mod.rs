@@ -19,6 +19,8 @@ pub(super) use xnnpack_generated::xnnpack as delegate;
 
 /// Constants of the formats, named after the schema field or enumeration that they mirror.
 pub(super) mod constants {
+    use diffulex_compiler::quant::Packing;
+
     /// File identifier of a program.
     pub(crate) const PROGRAM_IDENTIFIER: [u8; 4] = *b"ET12";
     /// Magic of the extended header inside a program.
@@ -36,12 +38,18 @@ pub(super) mod constants {
     /// `BackendDelegate.id`.
     pub(crate) const BACKEND: &str = "XnnpackBackend";
 
+    /// `ScalarType.BYTE`.
+    pub(crate) const SCALAR_BYTE: i8 = 0;
+    /// `ScalarType.CHAR`.
+    pub(crate) const SCALAR_CHAR: i8 = 1;
     /// `ScalarType.LONG`.
     pub(crate) const SCALAR_LONG: i8 = 4;
     /// `ScalarType.HALF`.
     pub(crate) const SCALAR_HALF: i8 = 5;
     /// `ScalarType.FLOAT`.
     pub(crate) const SCALAR_FLOAT: i8 = 6;
+    /// `ScalarType.BFLOAT16`.
+    pub(crate) const SCALAR_BFLOAT16: i8 = 15;
     /// `TensorShapeDynamism.STATIC`.
     pub(crate) const SHAPE_STATIC: i8 = 0;
     /// `TensorShapeDynamism.DYNAMIC_BOUND`.
@@ -61,6 +69,8 @@ pub(super) mod constants {
     pub(crate) const DATATYPE_QDINT8: i16 = 9;
     /// `XNNDatatype.xnn_datatype_qbint4`.
     pub(crate) const DATATYPE_QBINT4: i16 = 10;
+    /// `XNNDatatype.xnn_datatype_bf16`.
+    pub(crate) const DATATYPE_BF16: i16 = 14;
     /// `external_id` of an internal value, and an operand that is absent: `XNN_INVALID_VALUE_ID`.
     pub(crate) const NO_ID: u32 = u32::MAX;
     /// `XNNTensorValue.flags` of an external input.
@@ -71,6 +81,15 @@ pub(super) mod constants {
     pub(crate) const TRANSPOSE_B: u32 = 1;
     /// `ConstantDataOffset.offset` of an entry that is named.
     pub(crate) const NAMED: u64 = u64::MAX;
+    /// Quantized tables as the kernels of `quantized_decomposed` read them: `embedding_4bit` takes the first of two
+    /// numbers from the high half of a byte, and both take scales in f32.
+    pub(crate) const TABLE_PACKING: Packing = Packing { high_first: true, wide_scales: true };
+    /// Kernel of tables of floats, `(name, overload)`.
+    pub(crate) const EMBEDDING: (&str, &str) = ("aten::embedding", "out");
+    /// Kernel of tables in int8, of the library of quantized kernels.
+    pub(crate) const EMBEDDING_BYTE: (&str, &str) = ("quantized_decomposed::embedding_byte", "out");
+    /// Kernel of tables in int4, of the same library.
+    pub(crate) const EMBEDDING_4BIT: (&str, &str) = ("quantized_decomposed::embedding_4bit", "out");
     /// Most axes of a value.
     pub(crate) const MAX_RANK: usize = 6;
     /// Most external values.

@@ -1,0 +1,4 @@
+//! Placeholder
+pub fn page(_: &[super::Subject]) -> String {
+    String::new()
+}

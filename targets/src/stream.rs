@@ -1,0 +1,80 @@
+//! Weights on their way to a file: evaluated and encoded by all cores, some rows at a time, handed on in order.
+//!
+//! While one batch of chunks is written the next one is made, so no more than two batches are in memory, whatever the
+//! model weighs. Chunks do not depend on the number of cores, nor do the sums of their errors.
+
+use std::ops::Range;
+
+use diffulex_compiler::ir::{Weight, WeightError, WeightSource};
+use diffulex_compiler::quant::{Encoded, Rounding};
+use rayon::prelude::*;
+
+/// Numbers of a chunk, about: a chunk holds whole rows.
+const CHUNK: usize = 1 << 18;
+/// Most chunks of a batch: what bounds the memory on machines with many cores.
+const BATCH: usize = 16;
+
+/// Some rows of a weight.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows<'a> {
+    /// The weight.
+    pub(crate) weight: &'a Weight,
+    /// Which rows.
+    pub(crate) range: Range<usize>,
+}
+
+/// Rows in their encoding, and what that cost.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    /// Numbers and scales.
+    pub(crate) encoded: Encoded,
+    /// Their errors.
+    pub(crate) rounding: Rounding,
+}
+
+/// The rows of a weight, chunk by chunk.
+pub(crate) fn chunks(weight: &Weight) -> impl Iterator<Item = Rows<'_>> {
+    let (rows, step) = (weight.ty.rows(), (CHUNK / weight.ty.columns().max(1)).max(1));
+    (0..rows).step_by(step).map(move |start| Rows { weight, range: start..rows.min(start + step) })
+}
+
+/// Encodes all chunks and gives them to `sink` in order.
+///
+/// # Errors
+/// The first chunk, in order, that cannot be evaluated or encoded, or that `sink` refuses.
+pub(crate) fn encode<'a, E: From<WeightError>>(
+    source: &dyn WeightSource,
+    chunks: impl Iterator<Item = Rows<'a>>,
+    sink: &mut dyn FnMut(&Rows<'a>, &Chunk) -> Result<(), E>,
+) -> Result<(), E> {
+    let batch = rayon::current_num_threads().clamp(1, BATCH);
+    let mut chunks = chunks.peekable();
+    let mut made: Vec<(Rows<'a>, Result<Chunk, WeightError>)> = Vec::new();
+    while chunks.peek().is_some() || !made.is_empty() {
+        let next: Vec<Rows<'a>> = chunks.by_ref().take(batch).collect();
+        let mut making = Vec::new();
+        rayon::in_place_scope(|scope| {
+            scope.spawn(|_| {
+                let make = |rows: Rows<'a>| {
+                    let chunk = chunk(source, &rows);
+                    (rows, chunk)
+                };
+                making = next.into_par_iter().map(make).collect();
+            });
+            std::mem::take(&mut made).into_iter().try_for_each(|(rows, chunk)| sink(&rows, &chunk?))
+        })?;
+        made = making;
+    }
+    Ok(())
+}
+
+fn chunk(source: &dyn WeightSource, rows: &Rows<'_>) -> Result<Chunk, WeightError> {
+    let Rows { weight, range } = rows;
+    let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
+    let (mut exact, mut kept, mut chunk) = (Vec::new(), Vec::new(), Chunk::default());
+    weight.encode(source, range.clone(), &mut exact, &mut chunk.encoded)?;
+    weight.expr.release(source, columns, range.clone());
+    chunk.encoded.rows(encoding, columns).decode(&mut kept);
+    chunk.rounding.add(&exact, &kept);
+    Ok(chunk)
+}
