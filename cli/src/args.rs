@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use diffulex_compiler::recipe::TargetName;
 
 /// Compile diffusion language models for phones, prove the artifacts, and run them.
 #[derive(Debug, Parser)]
@@ -23,6 +24,8 @@ Examples:
 pub(crate) enum Command {
     /// Build the artifacts of a recipe that are not fresh
     Build(Build),
+    /// Export a checkpoint to one artifact, without a recipe
+    Export(Export),
     /// Print what a recipe, an artifact or a checkpoint says
     Show(Show),
     /// Prove an artifact equal to its source, or a checkpoint equal to recorded runs
@@ -66,13 +69,24 @@ pub(crate) enum EngineName {
     Executorch,
 }
 
+impl EngineName {
+    /// The word on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            EngineName::Tract => "tract",
+            EngineName::Executorch => "executorch",
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   diffulex-edge build recipes/demo.toml
   diffulex-edge build recipes/sdar-1.7b.toml --models ~/models --set shape.cache=1024
   diffulex-edge build recipes/demo.toml --only f16 --dump-ir ir --explain fuse-qkv
-  diffulex-edge build recipes/demo.toml --only f32 --stop-after fuse-swiglu")]
+  diffulex-edge build recipes/demo.toml --only f32 --stop-after fuse-swiglu
+  diffulex-edge build recipes/demo.toml --set matrix.quant=[f16,int8,8da4w] --report report.html")]
 pub(crate) struct Build {
     /// The recipe
     pub(crate) recipe: PathBuf,
@@ -90,6 +104,9 @@ pub(crate) struct Build {
     /// Say for every place what this pass did there, or why it did nothing
     #[arg(long, value_name = "PASS", conflicts_with = "message_format")]
     pub(crate) explain: Option<String>,
+    /// Write a page that shows the error of every weight
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
     /// How to report
     #[arg(long, value_enum, default_value_t)]
     pub(crate) message_format: MessageFormat,
@@ -97,9 +114,39 @@ pub(crate) struct Build {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The same as a recipe that builds on that of the family; --print-recipe shows it, and `build` makes the same bytes of it.
+
+Examples:
+  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --backend xnnpack --dtype bfloat16
+  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype 8da4w --set shape.cache=1024
+  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype int8 --print-recipe > model.toml")]
+pub(crate) struct Export {
+    /// The checkpoint's folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) hf_model_path: PathBuf,
+    /// The artifact to write
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output_path: PathBuf,
+    /// What to export for
+    #[arg(long, value_name = "NAME", default_value = "xnnpack", value_parser = clap::builder::PossibleValuesParser::new(TargetName::NAMES))]
+    pub(crate) backend: String,
+    /// How weights are stored: bfloat16, float16, float32, int8, int4, or another scheme of recipes/base.toml (8da8w, 8da4w)
+    #[arg(long, value_name = "NAME", default_value = "float16")]
+    pub(crate) dtype: String,
+    /// Override one value of the recipe, as often as needed, such as shape.cache=1024
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) overrides: Vec<String>,
+    /// Print the recipe and write no artifact
+    #[arg(long)]
+    pub(crate) print_recipe: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 Examples:
   diffulex-edge show recipes/demo.toml                   each value, and the file it comes from
-  diffulex-edge show artifacts/demo-xnnpack-f16          sizes, weights by encoding, defaults
+  diffulex-edge show artifacts/demo-xnnpack-f16          sizes, the error of each kind of weight, defaults
+  diffulex-edge show artifacts/demo-xnnpack-f16 --report report.html
   diffulex-edge show artifacts/demo-xnnpack-f16 --ir     the module that was read back from it
   diffulex-edge show recipes/demo/model                  what is in a checkpoint")]
 pub(crate) struct Show {
@@ -108,6 +155,9 @@ pub(crate) struct Show {
     /// Print the module
     #[arg(long)]
     pub(crate) ir: bool,
+    /// Write a page that shows the error of every weight of an artifact, or of all those of a recipe
+    #[arg(long, value_name = "FILE.html", conflicts_with = "ir")]
+    pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) places: Places,
 }
@@ -151,6 +201,9 @@ pub(crate) struct Verify {
     pub(crate) engine: EngineName,
     #[command(flatten)]
     pub(crate) places: Places,
+    /// Write a page that shows the error of every weight, and what was found
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
     /// How to report
     #[arg(long, value_enum, default_value_t)]
     pub(crate) message_format: MessageFormat,

@@ -13,6 +13,7 @@
 pub mod answer;
 pub mod build;
 mod error;
+pub mod export;
 pub mod report;
 pub mod subject;
 pub mod verify;

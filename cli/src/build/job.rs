@@ -1,13 +1,17 @@
 //! Making one artifact: import, passes, legal for the target, bytes; then the folder around it.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
 
+use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Encoding, Module, Node, Op, Operand, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
-use diffulex_targets::artifact::{self, Manifest};
+use diffulex_targets::artifact::{self, ArtifactError, Manifest};
+use diffulex_targets::xnnpack::EmitError;
 use diffulex_targets::{Refusal, Target, xnnpack};
 
 use super::plan::Plan;
@@ -34,17 +38,28 @@ pub enum Event<'a> {
     },
 }
 
-/// Takes a plan through the passes up to `stop_after` (`import`, a pass or `legal`), or to the end. Passes that the
+/// One artifact to make.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The matrix cell.
+    pub build: recipe::Build,
+    /// The checkpoint it is made from.
+    pub checkpoint: Arc<Checkpoint>,
+    /// What a host must know, from recipe and checkpoint.
+    pub generation: Generation,
+}
+
+/// Takes a job through the passes up to `stop_after` (`import`, a pass or `legal`), or to the end. Passes that the
 /// target does not ask for are left out; stopping at one gives the module as it is at that point of the list.
 ///
 /// # Errors
 /// When the target refuses something, pointing into the recipe, or a pass makes a wrong module.
-pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Event<'_>)) -> Result<Module, Error> {
-    let target = target(&plan.build);
+pub fn compile(job: &Job, stop_after: Option<&str>, observe: &mut dyn FnMut(Event<'_>)) -> Result<Module, Error> {
+    let target = target(&job.build);
     if let Some(stage) = stop_after {
-        goes_through(plan, stage)?;
+        goes_through(job, stage)?;
     }
-    let module = import(plan)?;
+    let module = import(job)?;
     observe(Event::Stage { name: "import", module: &module, notes: &[] });
     if stop_after == Some("import") {
         return Ok(module);
@@ -53,7 +68,7 @@ pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Ev
     let last = stop_after.and_then(order);
     let in_reach = |name: &&str| last.is_none_or(|last| order(name).is_some_and(|at| at <= last));
     let wanted: Vec<&str> = target.passes().iter().copied().filter(in_reach).collect();
-    let scheme = plan.build.quant.scheme();
+    let scheme = job.build.quant.scheme();
     let module = passes::run(module, &wanted, &scheme, &mut |step| {
         observe(Event::Stage { name: step.pass.name, module: step.module, notes: step.notes });
     })
@@ -61,8 +76,8 @@ pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Ev
     if last.is_some() {
         return Ok(module);
     }
-    unmatched_patterns(plan, &module)?;
-    let module = target.legalize(&module).map_err(|refusal| refused(plan, &module, &refusal))?;
+    unmatched_patterns(job, &module)?;
+    let module = target.legalize(&module).map_err(|refusal| refused(job, &module, &refusal))?;
     observe(Event::Stage { name: "legal", module: &module, notes: &[] });
     Ok(module)
 }
@@ -71,12 +86,12 @@ pub fn compile(plan: &Plan, stop_after: Option<&str>, observe: &mut dyn FnMut(Ev
 ///
 /// # Errors
 /// When there is no such stage at all; names those there are.
-pub fn goes_through(plan: &Plan, stage: &str) -> Result<bool, Error> {
+pub fn goes_through(job: &Job, stage: &str) -> Result<bool, Error> {
     if matches!(stage, "import" | "legal") {
         return Ok(true);
     }
     match passes::find(stage) {
-        Some(pass) => Ok(target(&plan.build).passes().contains(&pass.name)),
+        Some(pass) => Ok(target(&job.build).passes().contains(&pass.name)),
         None => {
             let names: Vec<&str> = passes::PASSES.iter().map(|p| p.name).collect();
             let what = format!("there is no pass `{stage}`; there are import, {}, legal", names.join(", "));
@@ -85,49 +100,84 @@ pub fn goes_through(plan: &Plan, stage: &str) -> Result<bool, Error> {
     }
 }
 
+/// Writes the artifact itself; gives what each weight became.
+///
+/// # Errors
+/// As [`compile`], and when it cannot be written.
+pub fn emit(job: &Job, out: &mut dyn Write, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Error> {
+    let module = compile(job, None, observe)?;
+    let RecipeTarget::Xnnpack { alignment } = &job.build.target.value;
+    let options = xnnpack::Options { alignment: alignment.value };
+    let metadata =
+        xnnpack::Metadata { generation: Some(job.generation.clone()), recipe_digest: job.build.digest_hex() };
+    let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
+    let weights = xnnpack::emit(&module, job.checkpoint.as_ref(), &metadata, &options, out, progress)?;
+    Ok(Report { weights })
+}
+
 /// Builds the artifact's folder. What was there before stays valid until the last file is in place.
 ///
 /// # Errors
-/// As [`compile`], and when something cannot be written.
+/// As [`emit`], and when something cannot be written.
 pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
-    let module = compile(plan, None, observe)?;
     let mut bundle = artifact::Bundle::create(&plan.folder)?;
-    let RecipeTarget::Xnnpack { alignment } = &plan.build.target.value;
-    let options = xnnpack::Options { alignment: alignment.value };
-    let metadata =
-        xnnpack::Metadata { generation: Some(plan.generation.clone()), recipe_digest: plan.build.digest_hex() };
-    let mut result = Ok(Vec::new());
-    bundle.write(&artifact_name(plan), |out: &mut dyn Write| {
-        let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
-        result = xnnpack::emit(&module, plan.checkpoint.as_ref(), &metadata, &options, out, progress);
-        Ok(())
-    })?;
-    let weights = result?;
-    bundle.write(REPORT, |out| out.write_all(Report { weights }.to_json().as_bytes()))?;
+    let report = written(|content| bundle.write(&artifact_name(&plan.job), content), &plan.job, observe)?;
+    bundle.write(REPORT, |out| out.write_all(report.to_json().as_bytes()))?;
     for name in Plan::TEXT_FILES {
-        let file = plan.checkpoint.folder().join(name);
+        let file = plan.job.checkpoint.folder().join(name);
         if file.exists() {
             bundle.copy(name, &file)?;
         }
     }
-    bundle.write("generation.json", |out| out.write_all(generation_json(&plan.generation).as_bytes()))?;
+    bundle.write("generation.json", |out| out.write_all(generation_json(&plan.job.generation).as_bytes()))?;
     bundle.finish(manifest(plan))?;
     Ok(())
 }
 
+/// Writes the artifact alone, without a folder around it.
+///
+/// # Errors
+/// As [`emit`], and when the file cannot be written; an older one then stays.
+pub fn export(job: &Job, file: &Path, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Error> {
+    written(|content| artifact::write_alone(file, content).map(drop), job, observe)
+}
+
+/// Emits into a file that `write` makes. Whatever stops it keeps the file from being finished.
+fn written(
+    write: impl FnOnce(&mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<(), ArtifactError>,
+    job: &Job,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Report, Error> {
+    let mut result = None;
+    let done = write(&mut |out| match emit(job, out, observe) {
+        Err(Error::Emit(EmitError::Io(error))) => Err(error),
+        other => {
+            let failed = other.is_err();
+            result = Some(other);
+            if failed { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
+        }
+    });
+    match (result, done) {
+        (Some(Err(error)), _) => Err(error),
+        (_, Err(error)) => Err(error.into()),
+        (result, Ok(())) => result.unwrap_or_else(|| Ok(Report::default())),
+    }
+}
+
 /// The file name of the artifact: `demo-xnnpack-f16.pte`.
-pub(super) fn artifact_name(plan: &Plan) -> String {
-    format!("{}.{}", plan.build.name, target(&plan.build).extension())
+pub(super) fn artifact_name(job: &Job) -> String {
+    format!("{}.{}", job.build.name, target(&job.build).extension())
 }
 
 /// Everything a manifest says before the files are known.
 pub(super) fn manifest(plan: &Plan) -> Manifest {
+    let job = &plan.job;
     Manifest {
-        name: plan.build.name.clone(),
-        target: target(&plan.build).name().into(),
-        artifact: artifact_name(plan),
+        name: job.build.name.clone(),
+        target: target(&job.build).name().into(),
+        artifact: artifact_name(job),
         tool: format!("diffulex-edge {}", env!("CARGO_PKG_VERSION")),
-        recipe: plan.build.effective_values().iter().cloned().collect(),
+        recipe: job.build.effective_values().iter().cloned().collect(),
         checkpoint: plan.inputs.clone(),
         files: Default::default(),
     }
@@ -140,11 +190,11 @@ pub(super) fn target(build: &recipe::Build) -> Target {
     }
 }
 
-fn import(plan: &Plan) -> Result<Module, Error> {
-    let shape = &plan.build.shape;
+fn import(job: &Job) -> Result<Module, Error> {
+    let shape = &job.build.shape;
     let bounds = Sizes { t: shape.prefill.value as usize, c: shape.cache.value as usize, r: 0 };
-    let types = |name: &str| plan.checkpoint.tensor_type(name);
-    let module = plan.checkpoint.config().decoder.import(&plan.build.name, bounds, &types)?;
+    let types = |name: &str| job.checkpoint.tensor_type(name);
+    let module = job.checkpoint.config().decoder.import(&job.build.name, bounds, &types)?;
     verify(&module)
         .map_err(|e| Error::Usage(format!("bug[verify::{}] after import: {}: {}", e.rule, e.place, e.what)))?;
     Ok(module)
@@ -156,14 +206,14 @@ fn generation_json(generation: &Generation) -> String {
 }
 
 /// A pattern of `keep` that names no matrix is a slip of the pen, not a wish; vectors are always f32.
-fn unmatched_patterns(plan: &Plan, module: &Module) -> Result<(), Diagnostics> {
+fn unmatched_patterns(job: &Job, module: &Module) -> Result<(), Diagnostics> {
     let matrices = || module.weights.iter().filter(|w| w.ty.shape.len() > 1);
     // A head that is the table too has a name of its own only where the two are stored differently.
     let names = || matrices().map(|w| w.name.as_str()).chain(["lm_head"]);
     let matches = |pattern: &str| names().any(|name| quant::matches(pattern, name));
-    let wrong = plan.build.quant.keep.iter().filter(|(_, pattern)| !matches(pattern)).map(|(_, pattern)| {
-        let message = format!("`{}` names no matrix of build {}", pattern.value, plan.build.name);
-        let help = format!("`build --only {} --stop-after quantize` prints the names", plan.build.name);
+    let wrong = job.build.quant.keep.iter().filter(|(_, pattern)| !matches(pattern)).map(|(_, pattern)| {
+        let message = format!("`{}` names no matrix of build {}", pattern.value, job.build.name);
+        let help = format!("`build --only {} --stop-after quantize` prints the names", job.build.name);
         Diagnostic::refusal("quant::keep", message).label(&pattern.origin, "matches nothing").help(help)
     });
     let wrong: Vec<Diagnostic> = wrong.collect();
@@ -171,16 +221,16 @@ fn unmatched_patterns(plan: &Plan, module: &Module) -> Result<(), Diagnostics> {
 }
 
 /// A refusal, pointing at the values of the recipe that led to it.
-fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
-    let target = target(&plan.build).name();
-    let met = format!("first met at {} in build {}", described(module, refusal.place()), plan.build.name);
+fn refused(job: &Job, module: &Module, refusal: &Refusal) -> Error {
+    let target = target(&job.build).name();
+    let met = format!("first met at {} in build {}", described(module, refusal.place()), job.build.name);
     let diagnostic = match refusal {
         Refusal::Encoding { place, encoding, role, nearest } => {
             let table = *role == "table";
-            let origin = plan.encoding_origin(place.trim_start_matches('@'), table).origin;
+            let origin = job.build.quant.encoding_of(place.trim_start_matches('@'), table).origin;
             let message = format!("{target} cannot use {encoding} weights as a {role}");
             // A scheme that does not speak of tables means them too.
-            let key = if table && plan.build.quant.table.is_some() { "table" } else { "weights" };
+            let key = if table && job.build.quant.table.is_some() { "table" } else { "weights" };
             let names: Vec<String> = nearest.iter().map(|e| format!("`{key} = {}`", in_recipe(*e))).collect();
             let mut help = format!("write {}", names.join(" or "));
             if *role == "filter" && encoding.group().is_some() {
@@ -188,7 +238,7 @@ fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
             }
             Diagnostic::refusal("quant::encoding", message)
                 .label(&origin, "not for this target")
-                .label(&plan.build.target.origin, "asked for here")
+                .label(&job.build.target.origin, "asked for here")
                 .note(met)
                 .help(help)
         }
@@ -196,19 +246,19 @@ fn refused(plan: &Plan, module: &Module, refusal: &Refusal) -> Error {
             let name = place.trim_start_matches('@');
             let reads =
                 |node: &Node| node.op == Op::Embed && node.args.get(1).and_then(|arg| named(module, arg)) == Some(name);
-            let origin = plan.encoding_origin(name, module.nodes.iter().any(reads)).origin;
+            let origin = job.build.quant.encoding_of(name, module.nodes.iter().any(reads)).origin;
             Diagnostic::refusal(
                 "quant::group-size",
                 format!("{target} cannot cut rows of {columns} into groups of {group}"),
             )
             .label(&origin, format!("groups of {group}"))
-            .label(&plan.build.target.origin, "asked for here")
+            .label(&job.build.target.origin, "asked for here")
             .note(met)
             .help(format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{name}\"]`"))
         }
         other => {
             let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}"))
-                .label(&plan.build.target.origin, "asked for here")
+                .label(&job.build.target.origin, "asked for here")
                 .note(met);
             match other.nearest() {
                 Some(nearest) => diagnostic.help(format!("the nearest thing that works: {nearest}")),

@@ -17,5 +17,5 @@ pub(crate) use digests::Digests;
 pub use digests::Progress;
 pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;
-pub use job::{Event, compile, goes_through, run};
+pub use job::{Event, Job, compile, emit, export, goes_through, run};
 pub use plan::{Options, Plan, plan};

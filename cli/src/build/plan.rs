@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::{Family, Generation, Reuse};
-use diffulex_compiler::ir::Encoding;
-use diffulex_compiler::recipe::{self, Located, Recipe};
+use diffulex_compiler::recipe::{self, Recipe};
 
 use diffulex_targets::artifact;
 
 use super::agreement;
 use super::digests::{Digests, Progress};
 use super::freshness::{self, Freshness};
-use super::job;
+use super::job::{self, Job};
 use crate::Error;
 
 /// Where to look and what to take.
@@ -33,12 +32,8 @@ pub struct Options {
 /// One build: all that can change its bytes, and where they go.
 #[derive(Debug)]
 pub struct Plan {
-    /// The matrix cell.
-    pub build: recipe::Build,
-    /// The checkpoint it is made from.
-    pub checkpoint: Arc<Checkpoint>,
-    /// What a host must know, from recipe and checkpoint.
-    pub generation: Generation,
+    /// What to make.
+    pub job: Job,
     /// The folder of the artifact.
     pub folder: PathBuf,
     /// SHA-256 of each file of the checkpoint that takes part.
@@ -73,13 +68,12 @@ pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) 
                 opened
             }
         };
-        agreement::check(&build, &checkpoint)?;
-        let generation = generation(&build, &checkpoint)?;
-        let inputs = inputs(&checkpoint, &mut digests)?;
-        let folder = options.out.join(&build.name);
+        let job = Job::new(build, checkpoint)?;
+        let inputs = inputs(&job.checkpoint, &mut digests)?;
+        let folder = options.out.join(&job.build.name);
         artifact::sweep(&folder);
-        let freshness = freshness::of(&build, &inputs, &folder, &mut digests);
-        plans.push(Plan { build, checkpoint, generation, folder, inputs, freshness });
+        let freshness = freshness::of(&job.build, &inputs, &folder, &mut digests);
+        plans.push(Plan { job, folder, inputs, freshness });
     }
     digests.save();
     Ok(plans)
@@ -142,10 +136,22 @@ fn inputs(checkpoint: &Checkpoint, digests: &mut Digests<'_>) -> Result<BTreeMap
         .collect()
 }
 
+impl Job {
+    /// Holds a recipe against its checkpoint.
+    ///
+    /// # Errors
+    /// Everything in which they disagree.
+    pub fn new(build: recipe::Build, checkpoint: Arc<Checkpoint>) -> Result<Job, Error> {
+        agreement::check(&build, &checkpoint)?;
+        let generation = generation(&build, &checkpoint)?;
+        Ok(Job { build, checkpoint, generation })
+    }
+}
+
 impl Plan {
     /// Where the artifact itself lies.
     pub fn artifact(&self) -> PathBuf {
-        self.folder.join(job::artifact_name(self))
+        self.folder.join(job::artifact_name(&self.job))
     }
 
     /// Files of a checkpoint that go into an artifact's folder as they are, where they exist.
@@ -156,9 +162,4 @@ impl Plan {
         "special_tokens_map.json",
         "added_tokens.json",
     ];
-
-    /// The value of the recipe that decided the encoding of a weight, for refusals.
-    pub fn encoding_origin(&self, weight: &str, table: bool) -> Located<Encoding> {
-        self.build.quant.encoding_of(weight, table)
-    }
 }

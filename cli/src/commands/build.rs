@@ -1,7 +1,7 @@
 //! `build`: the artifacts of a recipe that are not fresh.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diffulex_compiler::ir;
 use diffulex_compiler::passes::{self, Note};
@@ -9,7 +9,7 @@ use diffulex_edge::Error;
 use diffulex_edge::build::{self, Event, Freshness, Plan};
 use indicatif::ProgressBar;
 
-use super::plans;
+use super::{plans, write_report};
 use crate::args::{Build, MessageFormat};
 use crate::terminal::{bytes_bar, note, print, say};
 
@@ -23,14 +23,19 @@ pub(crate) fn run(args: &Build) -> Result<bool, Error> {
 }
 
 fn builds(args: &Build) -> Result<bool, Error> {
-    for plan in plans(&args.recipe, &args.places)? {
+    let plans = plans(&args.recipe, &args.places)?;
+    for plan in &plans {
         for stage in args.stop_after.iter().chain(&args.explain) {
-            if !build::goes_through(&plan, stage)? {
-                let (name, target) = (&plan.build.name, plan.build.target.value.name());
+            if !build::goes_through(&plan.job, stage)? {
+                let (name, target) = (&plan.job.build.name, plan.job.build.target.value.name());
                 note(&format!("{name}: {target} does not ask for {stage}; the module is left as it is there"));
             }
         }
-        one(&plan, args)?;
+        one(plan, args)?;
+    }
+    if let Some(file) = &args.report {
+        let folders: Vec<PathBuf> = plans.iter().map(|plan| plan.folder.clone()).collect();
+        write_report(file, &folders)?;
     }
     Ok(true)
 }
@@ -38,7 +43,7 @@ fn builds(args: &Build) -> Result<bool, Error> {
 /// Builds what is stale, for the commands that need artifacts.
 pub(crate) fn ensure(plans: &[Plan]) -> Result<(), Error> {
     for plan in plans.iter().filter(|p| p.freshness != Freshness::Fresh) {
-        note(&format!("building {} ({})", plan.build.name, plan.freshness));
+        note(&format!("building {} ({})", plan.job.build.name, plan.freshness));
         write(plan, &mut |_| Ok(()))?;
     }
     Ok(())
@@ -52,10 +57,10 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
         let Event::Stage { name, module, notes } = event else { return Ok(()) };
         number += 1;
         if let Some(folder) = &args.dump_ir {
-            dump(&folder.join(&plan.build.name), &format!("{number:02}-{name}"), module)?;
+            dump(&folder.join(&plan.job.build.name), &format!("{number:02}-{name}"), module)?;
         }
         if args.explain.as_deref() == Some(name) {
-            print(&explained(&plan.build.name, name, notes))?;
+            print(&explained(&plan.job.build.name, name, notes))?;
         }
         Ok(())
     };
@@ -64,7 +69,7 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
         let looks = args.stop_after.is_some() || args.dump_ir.is_some() || args.explain.is_some();
         if looks {
             let mut failed = Ok(());
-            let module = build::compile(plan, args.stop_after.as_deref(), &mut |event| {
+            let module = build::compile(&plan.job, args.stop_after.as_deref(), &mut |event| {
                 if failed.is_ok() {
                     failed = see(&event);
                 }
@@ -85,7 +90,7 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
 
 /// Writes one artifact with a bar.
 fn write(plan: &Plan, see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> Result<(), Error> {
-    let bar: ProgressBar = bytes_bar(&plan.build.name);
+    let bar: ProgressBar = bytes_bar(&plan.job.build.name);
     let mut failed = Ok(());
     let done = build::run(plan, &mut |event| {
         if let Event::Written { bytes, total } = event {
@@ -103,7 +108,7 @@ fn write(plan: &Plan, see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> R
 
 /// Tells how a build went: a line for people, or an object for machines.
 fn report(format: MessageFormat, plan: &Plan, why: &str, seconds: Option<f64>) -> Result<(), Error> {
-    let (name, path) = (&plan.build.name, plan.artifact());
+    let (name, path) = (&plan.job.build.name, plan.artifact());
     match (format, seconds) {
         (MessageFormat::Json, _) => {
             let object = serde_json::json!({
@@ -167,7 +172,7 @@ fn split(place: &str) -> (Option<u32>, String) {
 /// A wrong pass leaves the modules before and after it beside the artifacts.
 fn with_evidence(plan: &Plan, error: Error) -> Error {
     if let Error::Pass(bug) = &error {
-        let folder = plan.folder.with_file_name(format!("{}.bug", plan.build.name));
+        let folder = plan.folder.with_file_name(format!("{}.bug", plan.job.build.name));
         let before = dump(&folder, &format!("{}.before", bug.pass), &bug.before);
         let after = bug.after.as_ref().map(|after| dump(&folder, &format!("{}.after", bug.pass), after));
         if before.is_ok() && after.is_none_or(|done| done.is_ok()) {

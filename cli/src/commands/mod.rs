@@ -3,6 +3,7 @@
 
 pub(crate) mod build;
 mod checks;
+pub(crate) mod export;
 mod flags;
 pub(crate) mod run;
 pub(crate) mod show;
@@ -11,11 +12,12 @@ pub(crate) mod verify;
 use std::path::{Path, PathBuf};
 
 use diffulex_edge::subject::EngineChoice;
-use diffulex_edge::{Error, build as builds};
+use diffulex_edge::{Error, build as builds, report};
 use diffulex_runtime::executorch;
+use diffulex_targets::artifact::{self, MANIFEST};
 
 use crate::args::{EngineName, Places};
-use crate::terminal::bytes_bar;
+use crate::terminal::{bytes_bar, note};
 
 /// Where recipes find checkpoints and builds go.
 fn options(places: &Places) -> builds::Options {
@@ -37,6 +39,18 @@ fn plans(recipe: &Path, places: &Places) -> Result<Vec<builds::Plan>, Error> {
     });
     bar.finish_and_clear();
     planned
+}
+
+/// Writes the page about some artifacts' folders.
+fn write_report(file: &Path, folders: &[PathBuf]) -> Result<(), Error> {
+    if let Some(other) = folders.iter().find(|folder| !folder.join(MANIFEST).is_file()) {
+        let why = "is no artifact's folder, and only such a folder has a report; `build` makes one from a recipe";
+        return Err(Error::Usage(format!("{}: {why}", other.display())));
+    }
+    let subjects = folders.iter().map(|folder| report::Subject::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    artifact::write_alone(file, |out| out.write_all(report::page(&subjects).as_bytes()))?;
+    note(&format!("wrote {}", file.display()));
+    Ok(())
 }
 
 /// Refuses flags that speak of recipes where there is none.

@@ -55,7 +55,7 @@ const NOTHING: &str = "nothing to answer: give `--prompt TEXT` or `--prompts FIL
 fn built(args: &Run) -> Result<Option<Opened>, Error> {
     let mut planned = plans(&args.path, &args.places)?;
     if planned.len() > 1 {
-        let name = &planned[0].build.name;
+        let name = &planned[0].job.build.name;
         note(&format!("running {name}, the first of {} builds; `--only TEXT` chooses", planned.len()));
     }
     planned.truncate(1);

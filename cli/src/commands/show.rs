@@ -6,13 +6,13 @@ use std::path::Path;
 use diffulex_compiler::generation::{Generation, Reuse};
 use diffulex_compiler::ir::{self, Module};
 use diffulex_compiler::recipe;
-use diffulex_edge::Error;
+use diffulex_edge::{Error, report};
 use diffulex_edge::build::{self, Forecast, Network, forecast};
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_targets::artifact::Manifest;
 use indicatif::{HumanBytes, HumanCount};
 
-use super::{plans, recipes_only};
+use super::{plans, recipes_only, write_report};
 use crate::args::Show;
 use crate::terminal::print;
 
@@ -22,6 +22,13 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
     if kind != Kind::Recipe {
         recipes_only(&args.places)?;
     }
+    if let Some(file) = &args.report {
+        let folders = match kind {
+            Kind::Recipe => plans(&args.path, &args.places)?.into_iter().map(|plan| plan.folder).collect(),
+            _ => vec![args.path.clone()],
+        };
+        return write_report(file, &folders).map(|()| true);
+    }
     let text = match (&kind, args.ir) {
         (Kind::Recipe, false) => {
             let recipe = recipe::load(&args.path, &args.places.overrides)?;
@@ -29,7 +36,7 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
         }
         (Kind::Recipe, true) => {
             let planned = plans(&args.path, &args.places)?;
-            let modules = planned.iter().map(|plan| build::compile(plan, None, &mut |_| {}));
+            let modules = planned.iter().map(|plan| build::compile(&plan.job, None, &mut |_| {}));
             modules.map(|m| Ok(ir::print(&m?))).collect::<Result<Vec<String>, Error>>()?.join("\n")
         }
         (_, true) => ir::print(&subject::open(&args.path, None)?.module),
@@ -109,6 +116,9 @@ fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
     text.push_str(&model(&opened));
     if let Ok(generation) = &opened.generation {
         text.push_str(&facts(generation));
+    }
+    if *kind == Kind::Bundle {
+        text.push_str(&report::summary(&report::Subject::open(path)?));
     }
     Ok(text)
 }

@@ -1,21 +1,26 @@
 //! `verify`: checks one by one, a verdict at the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use diffulex_edge::build::Plan;
 use diffulex_edge::subject::{self, Kind, Opened};
-use diffulex_edge::{Error, verify};
+use diffulex_edge::{Error, report, verify};
 use diffulex_runtime::verify::Check;
+use diffulex_runtime::verify::numbers::Numbers;
 
 use super::checks::describe;
-use super::{build, engine, plans, recipes_only};
+use super::{build, engine, plans, recipes_only, write_report};
 use crate::args::{EngineName, MessageFormat, Places, Verify};
 use crate::terminal::{note, say, steps_bar};
 
 /// Runs the command.
 pub(crate) fn run(args: &Verify) -> Result<bool, Error> {
     let mut verdict = Verdict::new(args.message_format, args.explain);
-    let done = checks(args, &mut verdict);
+    let mut folders = Vec::new();
+    let done = checks(args, &mut verdict, &mut folders).and_then(|()| match &args.report {
+        Some(file) => write_report(file, &folders),
+        None => Ok(()),
+    });
     if let (MessageFormat::Json, Err(error)) = (args.message_format, &done) {
         say(&format!("{}\n", serde_json::json!({ "reason": "error", "message": error.to_string() })))?;
     }
@@ -36,13 +41,15 @@ pub(crate) fn quietly(path: &Path, against: Option<&Path>, places: &Places, name
     verdict.finish(done)
 }
 
-fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
+/// Carries the checks out; notes the artifacts' folders that were verified.
+fn checks(args: &Verify, verdict: &mut Verdict, folders: &mut Vec<PathBuf>) -> Result<(), Error> {
     let recorded = !(args.reference.is_empty() && args.trajectories.is_empty() && args.conversations.is_empty());
     if subject::kind(&args.path)? != Kind::Recipe {
         recipes_only(&args.places)?;
     } else {
         let all = plans(&args.path, &args.places)?;
         build::ensure(&all)?;
+        folders.extend(all.iter().map(|plan| plan.folder.clone()));
         for plan in &all {
             match recorded {
                 true => recordings(args, &plan.folder, verdict)?,
@@ -51,6 +58,7 @@ fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
         }
         return Ok(());
     }
+    folders.push(args.path.clone());
     match recorded {
         true => recordings(args, &args.path, verdict),
         false => compared(&args.path, args.against.as_deref(), &args.places, args.engine, args.explain, verdict),
@@ -59,11 +67,23 @@ fn checks(args: &Verify, verdict: &mut Verdict) -> Result<(), Error> {
 
 /// A build that is known with its checkpoint.
 fn planned(plan: &Plan, name: EngineName, explain: bool, verdict: &mut Verdict) -> Result<(), Error> {
-    verdict.heading(&plan.build.name);
+    verdict.heading(&plan.job.build.name);
+    verdict.begin();
     let Some(artifact) = opened(&plan.folder, None, verdict)? else { return Ok(()) };
-    let checkpoint = plan.checkpoint.folder();
+    let checkpoint = plan.job.checkpoint.folder();
     let done = verify::artifact(&artifact, checkpoint, &engine(name)?, explain, &mut |check| verdict.add(&check));
-    damaged(&artifact, done, verdict)
+    damaged(&artifact, done, verdict)?;
+    keep(&plan.folder, name, verdict);
+    Ok(())
+}
+
+/// Leaves in an artifact's folder what was found, for `show`. A folder that cannot be written stays as it is.
+fn keep(folder: &Path, name: EngineName, verdict: &Verdict) {
+    let kept = report::Verification::new(folder, name.word(), verdict.since(), &verdict.numbers)
+        .and_then(|verification| report::keep(folder, &verification));
+    if let Err(error) = kept {
+        note(&format!("the verdict is not kept: {error}"));
+    }
 }
 
 /// Numbers of an artifact that nothing can compute with are a failed check, not a failed verification.
@@ -95,8 +115,9 @@ fn compared(
             path.display()
         )));
     }
+    verdict.begin();
     let Some(artifact) = opened(path, None, verdict)? else { return Ok(()) };
-    let known = match (against, kind) {
+    let known = match (against, &kind) {
         (Some(folder), _) => Some(folder.to_path_buf()),
         (None, Kind::Bundle) => verify::checkpoint_of(path, places.models.as_deref())?,
         (None, _) => None,
@@ -106,7 +127,11 @@ fn compared(
         Error::Usage(format!("{path}: give `--against CHECKPOINT`, the folder it was made from, or recordings"))
     })?;
     let done = verify::artifact(&artifact, &source, &engine(name)?, explain, &mut |check| verdict.add(&check));
-    damaged(&artifact, done, verdict)
+    damaged(&artifact, done, verdict)?;
+    if kind == Kind::Bundle {
+        keep(path, name, verdict);
+    }
+    Ok(())
 }
 
 fn recordings(args: &Verify, path: &Path, verdict: &mut Verdict) -> Result<(), Error> {
@@ -146,6 +171,10 @@ struct Verdict {
     bar: indicatif::ProgressBar,
     checks: usize,
     failed: usize,
+    /// Checks and failures before the current artifact.
+    before: (usize, usize),
+    /// What the comparisons of the current artifact found.
+    numbers: Vec<Numbers>,
     /// A departure is told with its candidates.
     explain: bool,
     /// Only failures and the verdict are printed, to the error stream.
@@ -154,7 +183,7 @@ struct Verdict {
 
 impl Verdict {
     fn new(format: MessageFormat, explain: bool) -> Verdict {
-        Verdict { format, bar: steps_bar("verifying"), checks: 0, failed: 0, explain, quiet: false }
+        Verdict { format, bar: steps_bar("verifying"), checks: 0, failed: 0, before: (0, 0), numbers: vec![], explain, quiet: false }
     }
 
     fn quiet() -> Verdict {
@@ -167,7 +196,21 @@ impl Verdict {
         }
     }
 
+    /// Begins with another artifact.
+    fn begin(&mut self) {
+        self.before = (self.checks, self.failed);
+        self.numbers.clear();
+    }
+
+    /// Checks and failures of the current artifact.
+    fn since(&self) -> (usize, usize) {
+        (self.checks - self.before.0, self.failed - self.before.1)
+    }
+
     fn add(&mut self, check: &Check) {
+        if let Check::Numbers(numbers) = check {
+            self.numbers.push(numbers.clone());
+        }
         self.checks += 1;
         self.failed += usize::from(!check.passed());
         self.bar.inc(1);

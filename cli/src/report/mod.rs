@@ -6,7 +6,7 @@ mod html;
 mod text;
 
 pub use html::page;
-pub use text::summary;
+pub use text::{summary, weights};
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -87,6 +87,23 @@ impl Report {
         let numbers: u64 = self.weights.iter().map(Cost::numbers).sum();
         let bytes: u64 = self.weights.iter().map(|w| w.bytes).sum();
         8.0 * bytes as f64 / numbers.max(1) as f64
+    }
+}
+
+impl Verification {
+    /// What `checks`, as many made and as many failed, found of the artifact in a folder.
+    ///
+    /// # Errors
+    /// When the folder has no manifest.
+    pub fn new(
+        folder: &Path,
+        engine: &str,
+        (checks, failed): (usize, usize),
+        numbers: &[Numbers],
+    ) -> Result<Verification, Error> {
+        let manifest = Manifest::read(folder)?;
+        let artifact = manifest.files.get(&manifest.artifact).map_or(String::new(), |file| file.sha256.clone());
+        Ok(Verification { artifact, engine: engine.into(), checks, failed, distance: Distance::of(numbers) })
     }
 }
 

@@ -7,7 +7,7 @@ use diffulex_compiler::ir::Encoding;
 use diffulex_compiler::quant::Cost;
 use indicatif::HumanBytes;
 
-use super::{Subject, Verification};
+use super::{Report, Subject, Verification};
 
 /// Weights that differ only in their layer.
 pub(super) struct Kind<'a> {
@@ -26,13 +26,18 @@ pub fn summary(subject: &Subject) -> String {
         let file = subject.manifest.files.get(&subject.manifest.artifact).map_or(0, |file| file.bytes);
         // Writing to a string cannot fail.
         let _ = writeln!(text, "size       {}, {:.2} bits a weight\n", HumanBytes(file), report.bits_per_weight());
-        text.push_str(&table(&kinds(&report.weights)));
+        text.push_str(&weights(report));
     }
     match &subject.verification {
         Some(verification) => text.push_str(&verified(verification)),
         None => text.push_str("\nnot verified since it was built\n"),
     }
     text
+}
+
+/// The weights of a report, a line for those that differ only in their layer.
+pub fn weights(report: &Report) -> String {
+    table(&kinds(&report.weights))
 }
 
 /// Groups weights by name without the layer, and by encoding, in the order of the file.

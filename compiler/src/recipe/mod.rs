@@ -72,6 +72,21 @@ impl Recipe {
 pub fn load(path: &Path, overrides: &[String]) -> Result<Recipe, Diagnostics> {
     let mut mistakes = Vec::new();
     let chain = read::chain(path, overrides, &mut mistakes);
+    finish(chain, mistakes)
+}
+
+/// Reads a recipe that is no file: `(name, text)`, where each text builds on the one before it, with overrides as in
+/// [`load`]. Relative paths start from the current folder.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_texts(texts: &[(&str, &str)], overrides: &[String]) -> Result<Recipe, Diagnostics> {
+    let mut mistakes = Vec::new();
+    let chain = read::texts(texts, overrides, &mut mistakes);
+    finish(chain, mistakes)
+}
+
+fn finish(chain: read::Chain, mut mistakes: Vec<Diagnostic>) -> Result<Recipe, Diagnostics> {
     let mut settings = inherit::Settings::new(&chain.files);
     for layer in &chain.layers {
         settings.overlay(layer, &mut mistakes);

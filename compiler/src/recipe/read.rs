@@ -65,14 +65,33 @@ pub(super) fn chain(path: &Path, overrides: &[String], out: &mut Vec<Diagnostic>
         }
     }
     chain.layers.reverse();
-    for text in overrides {
-        let file = SourceFile::from_override(text);
-        chain.files.push(Arc::clone(&file));
-        let entries = override_entries(&file, out);
-        chain.complete &= !entries.is_empty();
-        chain.layers.push(Layer { file, entries });
-    }
+    chain.add_overrides(overrides, out);
     chain
+}
+
+/// The layers of some texts, the outermost parent first, and of the overrides. What a text `extends` is the one before.
+pub(super) fn texts(texts: &[(&str, &str)], overrides: &[String], out: &mut Vec<Diagnostic>) -> Chain {
+    let mut chain = Chain { files: vec![], layers: vec![], complete: true };
+    for (name, text) in texts {
+        let file = SourceFile::in_memory(name, text);
+        chain.files.insert(0, Arc::clone(&file));
+        let layer = parse(&file, &mut chain.complete, out);
+        chain.layers.push(layer);
+    }
+    chain.add_overrides(overrides, out);
+    chain
+}
+
+impl Chain {
+    fn add_overrides(&mut self, overrides: &[String], out: &mut Vec<Diagnostic>) {
+        for text in overrides {
+            let file = SourceFile::from_override(text);
+            self.files.push(Arc::clone(&file));
+            let entries = override_entries(&file, out);
+            self.complete &= !entries.is_empty();
+            self.layers.push(Layer { file, entries });
+        }
+    }
 }
 
 /// A file about to be read, and the `extends` that asked for it.

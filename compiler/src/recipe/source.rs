@@ -20,6 +20,10 @@ impl SourceFile {
         Arc::new(Self { name, path: Some(path.to_owned()), text })
     }
 
+    pub(super) fn in_memory(name: &str, text: &str) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), path: None, text: text.to_owned() })
+    }
+
     pub(super) fn from_override(text: &str) -> Arc<Self> {
         Arc::new(Self { name: OVERRIDE.to_owned(), path: None, text: text.to_owned() })
     }

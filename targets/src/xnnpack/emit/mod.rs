@@ -83,7 +83,7 @@ pub enum EmitError {
     Io(#[from] io::Error),
 }
 
-/// Writes `module` to `out`; gives what each weight became, in the order of the file. `progress` is told, now and then, how many bytes of how many are written.
+/// Writes `module` to `out`; gives what each weight of the model became, in the order of the file. `progress` is told, now and then, how many bytes of how many are written.
 ///
 /// # Errors
 /// When `module` is not legal, a weight cannot be evaluated, a limit of the format is exceeded, or writing fails.

@@ -25,7 +25,7 @@ pub(super) struct Parts<'a> {
     pub(super) layout: &'a Layout,
 }
 
-/// Writes all parts; gives what each weight became.
+/// Writes all parts; gives what each weight of the model became.
 pub(super) fn write(
     parts: &Parts<'_>,
     out: &mut dyn Write,
@@ -77,7 +77,11 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
                 out.write(&scales)?;
             }
             scales.clear();
-            costs.push(Cost::new(rows.weight, &std::mem::take(&mut rounding)));
+            let rounding = std::mem::take(&mut rounding);
+            // What formulas make is no weight of the model.
+            if !rows.weight.expr.stored().is_empty() {
+                costs.push(Cost::new(rows.weight, &rounding));
+            }
         }
         Ok::<(), EmitError>(())
     })?;

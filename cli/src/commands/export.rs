@@ -1,0 +1,45 @@
+//! `export`: one artifact from one checkpoint, without a recipe.
+
+use std::time::Instant;
+
+use diffulex_compiler::recipe::TargetName;
+use diffulex_edge::build::{self, Event};
+use diffulex_edge::export::{Request, printed};
+use diffulex_edge::{Error, report};
+use indicatif::HumanBytes;
+
+use crate::args::Export;
+use crate::terminal::{bytes_bar, print, say};
+
+/// Runs the command.
+pub(crate) fn run(args: &Export) -> Result<bool, Error> {
+    let target = TargetName::from_name(&args.backend);
+    let request = Request {
+        checkpoint: &args.hf_model_path,
+        output: &args.output_path,
+        target: target.ok_or_else(|| Error::Usage(format!("there is no backend `{}`", args.backend)))?,
+        dtype: &args.dtype,
+        overrides: &args.overrides,
+    };
+    if args.print_recipe {
+        print(&printed(&request.recipe()?))?;
+        return Ok(true);
+    }
+    let started = Instant::now();
+    let job = request.job()?;
+    let bar = bytes_bar(&args.output_path.to_string_lossy());
+    let done = build::export(&job, &args.output_path, &mut |event| {
+        if let Event::Written { bytes, total } = event {
+            bar.set_length(total);
+            bar.set_position(bytes);
+        }
+    });
+    bar.finish_and_clear();
+    let report = done?;
+    let file = args.output_path.display();
+    let size = HumanBytes(args.output_path.metadata().map_or(0, |found| found.len()));
+    let (bits, seconds) = (report.bits_per_weight(), started.elapsed().as_secs_f64());
+    print(&report::weights(&report))?;
+    say(&format!("\n{file}: {size}, {bits:.2} bits a weight, in {seconds:.1} s\n"))?;
+    Ok(true)
+}
