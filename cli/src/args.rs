@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Show(Show),
     /// Prove an artifact equal to its source, or a checkpoint equal to recorded runs
     Verify(Verify),
+    /// Time the steps of an artifact, or of several side by side
+    Bench(Bench),
     /// Answer a prompt with a recipe, an artifact or a checkpoint
     Run(Box<Run>),
 }
@@ -207,6 +209,51 @@ pub(crate) struct Verify {
     /// How to report
     #[arg(long, value_enum, default_value_t)]
     pub(crate) message_format: MessageFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  diffulex-edge bench artifacts/demo-xnnpack-8da4w --engine executorch
+  diffulex-edge bench artifacts/demo-xnnpack-f16 artifacts/demo-xnnpack-8da4w --block 4 --cache 256 --runs 50
+  diffulex-edge bench model.pte --engine executorch --threads 4 --message-format json")]
+pub(crate) struct Bench {
+    /// Artifacts, their folders, or checkpoints; several take turns
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// What runs them
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineName,
+    /// Tokens of a block
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub(crate) block: usize,
+    /// Cached positions that the block sees
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    pub(crate) cache: usize,
+    /// Tokens of a pass without a cache
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
+    pub(crate) full: usize,
+    /// Rows that get logits; all without it
+    #[arg(long, value_name = "N")]
+    pub(crate) rows: Option<usize>,
+    /// Passes that count, after two that do not
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = positive)]
+    pub(crate) runs: usize,
+    /// Threads to compute with
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    /// How to report
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) message_format: MessageFormat,
+}
+
+/// A count of at least one.
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".into()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("is no number".into()),
+    }
 }
 
 #[derive(Debug, Args)]

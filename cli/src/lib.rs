@@ -11,6 +11,7 @@
 //! `diffulex-targets` (module to artifact and back), `diffulex-runtime` (module to text). Nothing in the library prints.
 
 pub mod answer;
+pub mod bench;
 pub mod build;
 mod error;
 pub mod export;

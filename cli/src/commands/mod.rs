@@ -1,6 +1,7 @@
 //! One file a command. Each gives `true` when it did what it was asked and all was well, `false` when it found a failure
 //! and has told of it.
 
+pub(crate) mod bench;
 pub(crate) mod build;
 mod checks;
 pub(crate) mod export;

@@ -56,6 +56,16 @@ pub struct TractEngine {
     taps: Vec<(String, Vec<f32>)>,
 }
 
+/// Sets the threads of rayon's global pool, which all kernels compute with; they are one a processor without it. Works
+/// once, before anything has computed.
+///
+/// # Errors
+/// When the pool is there already.
+pub fn set_threads(threads: usize) -> Result<(), EngineError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    pool.map_err(|error| EngineError::Failed { engine: NAME, message: format!("the threads cannot be set: {error}") })
+}
+
 impl TractEngine {
     /// Makes an engine of a module, at any stage, with the numbers of `source`.
     ///
