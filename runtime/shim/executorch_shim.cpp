@@ -4,6 +4,7 @@
 // no exception leaves this file. Inputs are used in place, outputs are copied into the caller's buffers.
 // Change a signature or a struct: raise ABI here and in executorch.rs.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -133,23 +134,26 @@ struct Model {
   void read_shape() {
     MethodMeta meta = checked(module.method_meta("forward"), "describe method forward");
     const size_t inputs = meta.num_inputs(), outputs = meta.num_outputs(), layers = inputs < 3 ? 0 : (inputs - 3) / 2;
-    if (layers == 0 || inputs != 3 + 2 * layers || outputs != 1 + 2 * layers)
+    // Caches come in pairs: one input more says which rows need logits.
+    leading = 3 + (inputs > 3 && inputs % 2 == 0);
+    if (layers == 0 || inputs != leading + 2 * layers || outputs != 1 + 2 * layers)
       throw std::runtime_error("method forward is not a step graph: it has " + std::to_string(inputs) + " inputs and " +
-                               std::to_string(outputs) + " outputs, not 3 + 2 and 1 + 2 a layer");
+                               std::to_string(outputs) + " outputs, not 3 or 4 + 2 and 1 + 2 a layer");
     auto input = [&](size_t i, ScalarType type, size_t rank) {
       return bounds(meta.input_tensor_meta(i), "input " + std::to_string(i), type, rank);
     };
     auto output = [&](size_t i, size_t rank) {
       return bounds(meta.output_tensor_meta(i), "output " + std::to_string(i), ScalarType::Float, rank);
     };
-    const Sizes k = input(3, ScalarType::Float, 4), logits = output(0, 3);
+    const Sizes k = input(leading, ScalarType::Float, 4), logits = output(0, 3);
     const int32_t t = input(0, ScalarType::Long, 2)[1], c = k[2];
     expect("tokens", input(0, ScalarType::Long, 2), {1, t});
     expect("positions", input(1, ScalarType::Long, 2), {1, t});
     expect("mask", input(2, ScalarType::Float, 4), {1, 1, t, c + t});
+    if (leading > 3) expect("rows", input(3, ScalarType::Float, 3), {1, t, t});
     expect("logits", logits, {1, t, logits[2]});
     for (size_t i = 0; i < 2 * layers; i++) {
-      expect("cache " + std::to_string(i), input(3 + i, ScalarType::Float, 4), {1, k[1], c, k[3]});
+      expect("cache " + std::to_string(i), input(leading + i, ScalarType::Float, 4), {1, k[1], c, k[3]});
       expect("new rows " + std::to_string(i), output(1 + i, 4), {1, k[1], t, k[3]});
     }
     shape = {uint64_t(t), uint64_t(c), layers, uint64_t(k[1]), uint64_t(k[3]), uint64_t(logits[2])};
@@ -176,6 +180,13 @@ struct Model {
     give(in.tokens, {1, t}, ScalarType::Long);
     give(in.positions, {1, t}, ScalarType::Long);
     give(in.mask, {1, 1, t, c + t}, ScalarType::Float);
+    // A step without rows is given one that nobody reads.
+    const int32_t r = leading == 3 ? t : std::max<int32_t>(int32_t(in.rows_len), 1);
+    if (leading > 3) {
+      chosen.assign(size_t(r) * t, 0.0f);
+      for (size_t i = 0; i < in.rows_len; i++) chosen[i * t + in.rows[i]] = 1.0f;
+      give(chosen.data(), {1, r, t}, ScalarType::Float);
+    }
     for (size_t i = 0; i < 2 * shape.layers; i++) give(in.cache[i], {1, kv, c, d}, ScalarType::Float);
 
     const auto outputs = checked(module.forward(inputs), "step of " + std::to_string(t) + " tokens over " +
@@ -185,15 +196,19 @@ struct Model {
       expect("output " + std::to_string(i), Sizes(tensor.sizes().begin(), tensor.sizes().end()), sizes);
       return tensor.const_data_ptr<float>();
     };
-    const float* logits = take(0, {1, t, v});
-    for (size_t r = 0; r < in.rows_len; r++)
-      std::memcpy(in.logits + r * size_t(v), logits + in.rows[r] * size_t(v), size_t(v) * sizeof(float));
+    const float* logits = take(0, {1, r, v});
+    for (size_t i = 0; i < in.rows_len; i++) {
+      const size_t row = leading == 3 ? in.rows[i] : i;
+      std::memcpy(in.logits + i * size_t(v), logits + row * size_t(v), size_t(v) * sizeof(float));
+    }
     for (size_t i = 0; i < 2 * shape.layers; i++)
       std::memcpy(in.fresh[i], take(1 + i, {1, kv, t, d}), size_t(kv) * t * d * sizeof(float));
   }
 
   Module module;
   DiffulexShape shape;
+  size_t leading = 3;         // inputs before the caches
+  std::vector<float> chosen;  // [R, T]: a one in each row
   std::vector<std::vector<float>> unplanned;  // memory of the outputs outside the planned arena
 };
 

@@ -37,6 +37,18 @@ pub enum Refusal {
         /// Numbers in a group.
         group: usize,
     },
+    /// The kernels of the target read two numbers at a time.
+    #[error("{place}: rows of {columns} numbers, an odd number, cannot be {encoding} for a {role}")]
+    Odd {
+        /// The weight.
+        place: String,
+        /// Numbers in a row.
+        columns: usize,
+        /// Its encoding.
+        encoding: Encoding,
+        /// How it is used.
+        role: &'static str,
+    },
     /// The target cannot compute in this type.
     #[error("{place}: this target does not compute in {dtype}")]
     DType {
@@ -72,6 +84,7 @@ impl Refusal {
             Refusal::Op { place, .. }
             | Refusal::Encoding { place, .. }
             | Refusal::Group { place, .. }
+            | Refusal::Odd { place, .. }
             | Refusal::DType { place, .. }
             | Refusal::Shape { place, .. }
             | Refusal::Step { place, .. } => place,
@@ -87,6 +100,7 @@ impl Refusal {
                 (!names.is_empty()).then(|| names.join(" or "))
             }
             Refusal::DType { nearest, .. } => Some(nearest.name().to_string()),
+            Refusal::Odd { .. } => Some(Encoding::Int8Row.name().to_string()),
             Refusal::Group { .. } | Refusal::Shape { .. } | Refusal::Step { .. } => None,
         }
     }

@@ -338,8 +338,8 @@ fn weights_are_what_their_expressions_say() {
         (f32, vec![5, 2], rows(&[&a, &a]), "tensor `a`: makes 4 rows with those joined to it, not 5"),
         (f32, vec![3, 2], scale(&rows(&[&a]), 2.0), "tensor `a`: makes 2 rows with those joined to it, not 3"),
         (f32, vec![3, 2], rows(&[&b, &v]), "tensor `v`: is f16[2], not 2 wide"),
-        (f16, vec![2], scale(&v, 2.0), "weight `w`, row 1, column 0: 131008 cannot be stored as f16"),
-        (f32, vec![1, 2], scale(&b, f32::MAX), "weight `w`, row 0, column 0: inf cannot be stored as f32"),
+        (f16, vec![2], scale(&v, 2.0), "tensor `v`, row 1, column 0: 131008 cannot be stored as f16 in `w`"),
+        (f32, vec![1, 2], scale(&b, f32::MAX), "tensor `b`, row 0, column 0: inf cannot be stored as f32 in `w`"),
         (f32, vec![1, 3], WeightExpr::RopeCos(10.0), "tensor `w`: makes 2 numbers, not f32[1, 3]"),
     ] {
         match weight(&source, WeightType::new(encoding, shape), expr.clone()) {

@@ -162,7 +162,8 @@ quant.mixed.keep.f32 = [\"lm_head\", \"*norm*\"] # recipes/valid.toml:20
 matrix.target = [\"xnnpack\"] # recipes/parents/complete.toml:31
 matrix.quant = [\"f16\", \"mixed\"] # recipes/valid.toml:23
 matrix.except = [{ quant = \"f16\" }] # recipes/valid.toml:24
-target.xnnpack.alignment = 128 # recipes/parents/complete.toml:35";
+target.xnnpack.alignment = 128 # recipes/parents/complete.toml:35
+target.xnnpack.select_rows = false # recipes/parents/complete.toml:36";
     assert!(shown.ends_with(expected), "{shown}");
 }
 

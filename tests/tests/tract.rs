@@ -258,7 +258,11 @@ fn bad_weights_are_named_at_load() {
     assert_eq!(infinite, "weight `lm_head`, tensor `lm_head`: row 1, column 5 is not finite");
     let nan =
         refused(|m| m.0.get_mut("layers.0.q_norm").unwrap().1.values[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
-    assert_eq!(nan, "weight `layers.0.q_norm`: weight `layers.0.q_norm`, row 2, column 0: NaN cannot be stored as f32");
+    assert_eq!(
+        nan,
+        "weight `layers.0.q_norm`: tensor `layers.0.q_norm`, row 2, column 0: NaN cannot be stored as f32 in \
+         `layers.0.q_norm`"
+    );
     let short = refused(|m| {
         let (ty, rows) = m.0.get_mut("embed_tokens").unwrap();
         ty.shape[0] = 100;

@@ -17,7 +17,7 @@ use diffulex_compiler::{passes, quant};
 use diffulex_runtime::engine::{Engine, LayerRows, StepInput, StepOutput};
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_targets::raise::raise;
-use diffulex_targets::xnnpack::{EmitError, Metadata, Options, emit, legalize, read_bytes};
+use diffulex_targets::xnnpack::{EmitError, Metadata, Options, emit, legalize, read, read_bytes};
 
 // --- small models -----------------------------------------------------------------------------------------------------
 
@@ -449,8 +449,16 @@ fn what_xnnpack_lacks_is_refused_by_name() {
     refused(
         "t : int4.row[5, 9]",
         "%y = embed %tokens, @t : f32[1, T, 9]",
-        "@t: 9 numbers a row, an odd number, in int4.row: the kernel reads two at a time",
-        None,
+        "@t: rows of 9 numbers, an odd number, cannot be int4.row for a table",
+        Some("int8.row"),
+    );
+    refused(
+        "w : int4.row[8, 9]\nt : f32[5, 9]",
+        "%o = embed %tokens, @t : f32[1, T, 9]
+         %z = int8_token %o : f32[1, T, 9]
+         %y = linear %z, @w : f32[1, T, 8]",
+        "@w: rows of 9 numbers, an odd number, cannot be int4.row for a filter of int8 tokens",
+        Some("int8.row"),
     );
     refused(
         "w : bf16[8, 8]",
@@ -606,7 +614,7 @@ fn what_cannot_be_written_is_said() {
     let legal = legalize(&source).unwrap();
     let (_, bytes) = numbers.tensors.get_mut("lm_head").unwrap();
     bytes[20..24].copy_from_slice(&1e5f32.to_le_bytes());
-    assert_eq!(write(&legal, &numbers), "weight `lm_head`, row 1, column 1: 100000 cannot be stored as f16");
+    assert_eq!(write(&legal, &numbers), "tensor `lm_head`, row 1, column 1: 100000 cannot be stored as f16 in `lm_head`");
 
     numbers.tensors.remove("lm_head");
     assert_eq!(write(&legal, &numbers), "there is no tensor `lm_head`");
@@ -683,6 +691,108 @@ fn quantized_filters_are_read_back() {
     }
     assert!(int8 > 0 && int4 > 0, "{}", print(&read.module));
     assert!(read.module.nodes.iter().any(|node| node.op == Op::Int8Token));
+}
+
+/// The same step with an input that says which rows get logits.
+#[test]
+fn chosen_rows_are_those_of_all_rows() {
+    for (i, model) in models().into_iter().enumerate() {
+        let (source, numbers) = (module(model), Numbers::random(model, i as u64));
+        let wanted = ["fuse-swiglu", "select-rows"];
+        let chosen = passes::run(source.clone(), &wanted, &quant::Scheme::F32, &mut |_| {}).unwrap();
+        let legal = legalize(&chosen).unwrap();
+        let read = read_bytes(write(&legal, &numbers)).unwrap();
+        assert_eq!(read.module.bounds.r, model.t);
+        let raised = raise(&read.module, read.source.as_ref()).unwrap();
+        assert!(raised.nodes.iter().any(|node| node.op == Op::GatherRows), "{}", print(&raised));
+        for (t, c) in sizes(model) {
+            let mut given = inputs(model, t, c, 7);
+            let all = interpret(&source, &numbers, &given).unwrap();
+            let picks: Vec<usize> = (0..t).rev().step_by(2).collect();
+            let one_hot = picks.iter().flat_map(|&row| (0..t).map(move |i| f32::from(u8::from(i == row))));
+            let rows = Array { shape: vec![1, picks.len(), t], data: one_hot.collect() };
+            given.values.insert("rows".into(), rows);
+            let found = interpret(&read.module, read.source.as_ref(), &given).unwrap();
+            let vocab = model.vocab as usize;
+            let expected: Vec<f32> =
+                picks.iter().flat_map(|&row| &all.values[0].data[row * vocab..][..vocab]).copied().collect();
+            assert_eq!(found.values[0].shape, [1, picks.len(), vocab]);
+            assert!(distance(&found.values[0].data, &expected) <= 1e-5, "model {i}, T = {t}, C = {c}");
+        }
+    }
+}
+
+/// A filter that is the token table too stands in the file once, where both have the same bytes.
+#[test]
+fn a_tied_table_is_stored_once() {
+    const TIED: Model = Model { tied: true, hidden: 64, vocab: 2000, ..SDAR };
+    let tied = |encoding, table| {
+        let scheme = quant::Scheme { table, ..quant::Scheme::float(encoding) };
+        let module = passes::run(module(TIED), &["quantize"], &scheme, &mut |_| {}).unwrap();
+        write(&legalize(&module).unwrap(), &Numbers::random(TIED, 3))
+    };
+    for (filter, table, shared) in [
+        (Encoding::F32, Encoding::F32, true),
+        (Encoding::F16, Encoding::F16, true),
+        (Encoding::BF16, Encoding::BF16, true),
+        (Encoding::Int8Row, Encoding::Int8Row, true),
+        // The kernel of the table wants the other half of a byte first.
+        (Encoding::Int4Row, Encoding::Int4Row, false),
+        (Encoding::F32, Encoding::F16, false),
+    ] {
+        let bytes = tied(filter, table);
+        let read = read_bytes(bytes.clone()).unwrap();
+        let matrices = read.module.weights.iter().filter(|w| w.ty.shape == [TIED.vocab, TIED.hidden]);
+        assert_eq!(matrices.clone().count(), if shared { 1 } else { 2 }, "{filter} {table}");
+        let stored: u64 = read.module.weights.iter().map(|w| w.ty.bytes()).sum();
+        // What is no weight, paddings and graphs, is the same to a few kilobytes.
+        assert!((bytes.len() as u64) < stored + (64 << 10), "{filter} {table}: {} for {stored}", bytes.len());
+    }
+}
+
+/// Takes a file of many gigabytes into a sparse one: zeros become holes.
+struct Sparse {
+    file: std::fs::File,
+    at: u64,
+}
+
+impl std::io::Write for Sparse {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        use std::os::unix::fs::FileExt;
+        if bytes.iter().any(|byte| *byte != 0) {
+            self.file.write_all_at(bytes, self.at)?;
+        }
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.set_len(self.at)
+    }
+}
+
+/// Offsets beyond 4 GiB: a table of zeros before everything else pushes the other tables and the filters there.
+#[test]
+fn files_of_more_than_four_gigabytes_are_read_back() {
+    let mut huge = legalize(&module(SMALL)).unwrap();
+    let table = huge.weights.iter_mut().find(|weight| weight.name == "embed_tokens").unwrap();
+    table.ty.shape[0] = (4500 << 18) / SMALL.hidden;
+    table.expr = WeightExpr::Fill(0.0);
+    let numbers = Numbers::random(SMALL, 3);
+    let mut out = Sparse { file: tempfile::tempfile().unwrap(), at: 0 };
+    emit(&huge, &numbers, &Metadata::default(), &Options::default(), &mut out, &mut |_, _| {}).unwrap();
+    assert!(out.at >> 20 >= 4500, "{}", out.at);
+    let read = read(&out.file).unwrap();
+    let mut compared = 0;
+    for weight in &read.module.weights {
+        let Some((ty, bytes)) = numbers.tensors.get(&weight.name).filter(|(ty, _)| *ty == weight.ty) else { continue };
+        assert!(read.source.tensor(&weight.name).unwrap().bytes == bytes, "{} {ty}", weight.name);
+        compared += 1;
+    }
+    assert!(compared >= 8, "{compared}");
+    // The tables of the rotation lie behind the large one in the constant segment.
+    let stored = |name: &str| read.source.tensor(name).unwrap().bytes[..4].to_vec();
+    assert_eq!(stored("rope.cos"), 1.0f32.to_le_bytes());
 }
 
 #[test]

@@ -96,14 +96,14 @@ pub fn forecast(build: &recipe::Build, network: &Network) -> Result<Forecast, Er
         return Ok(Forecast::Refused(format!("{place}: {what}")));
     }
     let target = job::target(build);
-    let module = passes::run(module, target.passes(), &build.quant.scheme(), &mut |_| {}).map_err(Box::new)?;
+    let module = passes::run(module, &job::passes(build), &build.quant.scheme(), &mut |_| {}).map_err(Box::new)?;
     let module = match target.legalize(&module) {
         Ok(module) => module,
         Err(refusal) => return Ok(Forecast::Refused(in_few_words(&refusal))),
     };
     let generation = plan::with_tokens(build, *family, *mask_id, end_ids.clone());
     let metadata = xnnpack::Metadata { generation: Some(generation), recipe_digest: build.digest_hex() };
-    let RecipeTarget::Xnnpack { alignment } = &build.target.value;
+    let RecipeTarget::Xnnpack { alignment, .. } = &build.target.value;
     let artifact = match xnnpack::size(&module, &metadata, &xnnpack::Options { alignment: alignment.value }) {
         Ok(bytes) => bytes,
         Err(error) => return Ok(Forecast::Refused(error.to_string())),

@@ -67,7 +67,7 @@ pub fn compile(job: &Job, stop_after: Option<&str>, observe: &mut dyn FnMut(Even
     let order = |name: &str| passes::PASSES.iter().position(|p| p.name == name);
     let last = stop_after.and_then(order);
     let in_reach = |name: &&str| last.is_none_or(|last| order(name).is_some_and(|at| at <= last));
-    let wanted: Vec<&str> = target.passes().iter().copied().filter(in_reach).collect();
+    let wanted: Vec<&str> = passes(&job.build).into_iter().filter(in_reach).collect();
     let scheme = job.build.quant.scheme();
     let module = passes::run(module, &wanted, &scheme, &mut |step| {
         observe(Event::Stage { name: step.pass.name, module: step.module, notes: step.notes });
@@ -91,7 +91,7 @@ pub fn goes_through(job: &Job, stage: &str) -> Result<bool, Error> {
         return Ok(true);
     }
     match passes::find(stage) {
-        Some(pass) => Ok(target(&job.build).passes().contains(&pass.name)),
+        Some(pass) => Ok(passes(&job.build).contains(&pass.name)),
         None => {
             let names: Vec<&str> = passes::PASSES.iter().map(|p| p.name).collect();
             let what = format!("there is no pass `{stage}`; there are import, {}, legal", names.join(", "));
@@ -106,7 +106,7 @@ pub fn goes_through(job: &Job, stage: &str) -> Result<bool, Error> {
 /// As [`compile`], and when it cannot be written.
 pub fn emit(job: &Job, out: &mut dyn Write, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Error> {
     let module = compile(job, None, observe)?;
-    let RecipeTarget::Xnnpack { alignment } = &job.build.target.value;
+    let RecipeTarget::Xnnpack { alignment, .. } = &job.build.target.value;
     let options = xnnpack::Options { alignment: alignment.value };
     let metadata =
         xnnpack::Metadata { generation: Some(job.generation.clone()), recipe_digest: job.build.digest_hex() };
@@ -190,6 +190,16 @@ pub(super) fn target(build: &recipe::Build) -> Target {
     }
 }
 
+/// The passes that a build asks for.
+pub(super) fn passes(build: &recipe::Build) -> Vec<&'static str> {
+    let mut wanted = target(build).passes().to_vec();
+    match &build.target.value {
+        RecipeTarget::Xnnpack { select_rows, .. } if select_rows.value => wanted.push("select-rows"),
+        RecipeTarget::Xnnpack { .. } => {}
+    }
+    wanted
+}
+
 fn import(job: &Job) -> Result<Module, Error> {
     let shape = &job.build.shape;
     let bounds = Sizes { t: shape.prefill.value as usize, c: shape.cache.value as usize, r: 0 };
@@ -255,6 +265,16 @@ fn refused(job: &Job, module: &Module, refusal: &Refusal) -> Error {
             .label(&job.build.target.origin, "asked for here")
             .note(met)
             .help(format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{name}\"]`"))
+        }
+        Refusal::Odd { place, columns, encoding, role } => {
+            let name = place.trim_start_matches('@');
+            let origin = job.build.quant.encoding_of(name, *role == "table").origin;
+            let message = format!("{target} cannot use {encoding} for a {role} with rows of {columns}, an odd number");
+            Diagnostic::refusal("quant::odd-rows", message)
+                .label(&origin, "two numbers share a byte")
+                .label(&job.build.target.origin, "asked for here")
+                .note(met)
+                .help(format!("write `keep.int8 = [\"{name}\"]`"))
         }
         other => {
             let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}"))

@@ -62,7 +62,10 @@ fn report(what: &str, asked: Pass, timings: &[Timing], args: &Bench) -> Result<(
     }
     let Pass { tokens, cached } = pass;
     let rows = args.rows.map_or("all rows".into(), |rows| format!("{rows} rows"));
-    say(&format!("\n{what}: {tokens} tokens, {cached} cached, logits of {rows}, {} runs on {}\n", args.runs, first.engine))?;
+    say(&format!(
+        "\n{what}: {tokens} tokens, {cached} cached, logits of {rows}, {} runs on {}\n",
+        args.runs, first.engine
+    ))?;
     let width = timings.iter().map(|t| t.name.chars().count()).max().unwrap_or(0);
     for timing in timings {
         let (least, most) = (timing.milliseconds.first(), timing.milliseconds.last());

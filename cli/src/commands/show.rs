@@ -6,9 +6,9 @@ use std::path::Path;
 use diffulex_compiler::generation::{Generation, Reuse};
 use diffulex_compiler::ir::{self, Module};
 use diffulex_compiler::recipe;
-use diffulex_edge::{Error, report};
 use diffulex_edge::build::{self, Forecast, Network, forecast};
 use diffulex_edge::subject::{self, Kind, Opened};
+use diffulex_edge::{Error, report};
 use diffulex_targets::artifact::Manifest;
 use indicatif::{HumanBytes, HumanCount};
 

@@ -183,7 +183,16 @@ struct Verdict {
 
 impl Verdict {
     fn new(format: MessageFormat, explain: bool) -> Verdict {
-        Verdict { format, bar: steps_bar("verifying"), checks: 0, failed: 0, before: (0, 0), numbers: vec![], explain, quiet: false }
+        Verdict {
+            format,
+            bar: steps_bar("verifying"),
+            checks: 0,
+            failed: 0,
+            before: (0, 0),
+            numbers: vec![],
+            explain,
+            quiet: false,
+        }
     }
 
     fn quiet() -> Verdict {

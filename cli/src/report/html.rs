@@ -59,7 +59,9 @@ fn write_overview(out: &mut String, subjects: &[Subject]) -> std::fmt::Result {
         let bits = report.as_ref().map_or(String::new(), |r| format!("{:.2}", r.bits_per_weight()));
         let least = report.as_ref().map(|r| r.weights.iter().filter_map(|w| w.sqnr).reduce(f64::min));
         let (engine, distance) = match verification {
-            Some(v) if v.failed > 0 => (format!("{}: {} of {} checks failed", v.engine, v.failed, v.checks), v.distance),
+            Some(v) if v.failed > 0 => {
+                (format!("{}: {} of {} checks failed", v.engine, v.failed, v.checks), v.distance)
+            }
             Some(v) => (format!("{}, {} checks", v.engine, v.checks), v.distance),
             None => ("not verified".into(), None),
         };

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::graph::{CacheId, Module, Node, NodeId, Operand, Weight, WeightId};
 use super::op::Op;
-use super::types::Sizes;
+use super::types::{Dim, Sizes};
 use super::weights::{WeightError, WeightSource};
 use crate::quant::Encoded;
 
@@ -90,7 +90,8 @@ fn sizes(module: &Module, inputs: &Inputs) -> Result<Sizes, InterpretError> {
     let axis = |name: &str, i: usize| inputs.values.get(name).and_then(|a| a.shape.get(i)).copied();
     let t = axis("tokens", 1).ok_or_else(|| InterpretError::Input("tokens".into()))?;
     let c = inputs.caches.values().next().and_then(|a| a.shape.get(2)).copied().unwrap_or(0);
-    let r = if module.bounds.r > 0 { axis("rows", 0).unwrap_or(0) } else { 0 };
+    let rows = module.input("rows").map(|id| module.node(id).ty.shape.iter().position(|dim| *dim == Dim::R));
+    let r = rows.flatten().and_then(|i| axis("rows", i)).unwrap_or(0);
     Ok(Sizes { t, c, r })
 }
 

@@ -78,11 +78,13 @@ pub enum WeightError {
         what: String,
     },
     /// A number is not finite in the encoding that was asked for.
-    #[error("weight `{weight}`, row {row}, column {column}: {value} cannot be stored as {encoding}")]
+    #[error("tensor `{tensor}`, row {row}, column {column}: {value} cannot be stored as {encoding} in `{weight}`")]
     Overflow {
         /// Name of the weight.
         weight: String,
-        /// Row of the number.
+        /// Name of the stored tensor that the number comes from, or of the weight where a formula made it.
+        tensor: String,
+        /// Row of the number in that tensor; a vector has rows of one number.
         row: usize,
         /// Column of the number.
         column: usize,
@@ -115,12 +117,17 @@ impl Weight {
             let what = format!("makes {} numbers, not {asked}", numbers.len());
             return Err(WeightError::Unfit { name: self.name.clone(), what });
         }
-        quant::encode(encoding, self.search, columns, numbers, out).map_err(|bad| WeightError::Overflow {
-            weight: self.name.clone(),
-            row: rows.start + bad / columns,
-            column: bad % columns,
-            value: numbers[bad],
-            encoding,
+        quant::encode(encoding, self.search, columns, numbers, out).map_err(|bad| {
+            let row = rows.start + bad / columns;
+            let (tensor, row) = self.expr.origin(source, columns, row).unwrap_or((&self.name, row));
+            WeightError::Overflow {
+                weight: self.name.clone(),
+                tensor: tensor.into(),
+                row,
+                column: bad % columns,
+                value: numbers[bad],
+                encoding,
+            }
         })
     }
 }
@@ -214,6 +221,19 @@ impl WeightExpr {
                 parts.into_iter().for_each(|(part, rows)| part.release(source, columns, rows));
             }
             WeightExpr::Fill(_) | WeightExpr::RopeCos(_) | WeightExpr::RopeSin(_) => {}
+        }
+    }
+
+    /// The stored tensor that a row is made of, and which of its rows.
+    fn origin(&self, source: &dyn WeightSource, columns: usize, row: usize) -> Option<(&str, usize)> {
+        match self {
+            WeightExpr::Stored(name) => Some((name, row)),
+            WeightExpr::Scale(inner, _) => inner.origin(source, columns, row),
+            WeightExpr::Rows(parts) => {
+                let (part, rows) = parts_of(parts, source, columns, &(row..row + 1)).ok()?.pop()?;
+                part.origin(source, columns, rows.start)
+            }
+            WeightExpr::Fill(_) | WeightExpr::RopeCos(_) | WeightExpr::RopeSin(_) => None,
         }
     }
 

@@ -136,6 +136,8 @@ pub enum Target {
     Xnnpack {
         /// Bytes the weights' segments are aligned to: a power of two.
         alignment: Located<u32>,
+        /// A step has an input `rows` and makes logits of those only.
+        select_rows: Located<bool>,
     },
 }
 

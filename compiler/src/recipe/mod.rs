@@ -120,6 +120,7 @@ mod tests {
         model = { family = "sdar", checkpoint = "model" }
         shape = { block = 4, prefill = 64, cache = 512 }
         target.xnnpack.alignment = 128
+        target.xnnpack.select_rows = false
         [generate]
         algorithm = "sdar.block_diffusion_generate"
         strategy = "sequential"

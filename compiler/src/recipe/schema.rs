@@ -107,6 +107,7 @@ pub(super) const KEYS: &[Key] = &[
     key("matrix.except",       Kind::Cells,                            "[{ target = \"xnnpack\", quant = \"f32\" }]", "combinations to leave out"),
 
     key("target.xnnpack.alignment", Kind::PowerOfTwo { min: 16, max: 65_536 }, "128",            "bytes the weights' segments are aligned to"),
+    key("target.xnnpack.select_rows", Kind::Boolean,                     "true",                 "whether a step is told which rows need logits, by an input of its own"),
 ];
 
 /// What the schema says about a path.

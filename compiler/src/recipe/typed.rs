@@ -180,7 +180,9 @@ pub(super) fn target(
 ) -> Option<Target> {
     match name {
         TargetName::Xnnpack => {
-            Some(Target::Xnnpack { alignment: settings.need("target.xnnpack.alignment", Some(asked), out)? })
+            let alignment = settings.need("target.xnnpack.alignment", Some(asked), out);
+            let select_rows = settings.need("target.xnnpack.select_rows", Some(asked), out);
+            Some(Target::Xnnpack { alignment: alignment?, select_rows: select_rows? })
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | `heads` | a reshape with a transpose: `heads`, `merge_heads` |
 //! | `rope` | `x · cos + (−b, a) · sin` |
 //! | `attention` | softmax between two matrix products, with or without heads that share keys |
+//! | `rows` | a product with rows of zeros and a one: `gather_rows` |
 //! | `gate` | `x · sigmoid(x)`, and the same between two halves: `silu`, `swiglu` |
 
 mod attention;
@@ -17,6 +18,7 @@ mod gate;
 mod heads;
 mod norm;
 mod rope;
+mod rows;
 
 use std::collections::HashMap;
 
@@ -41,6 +43,7 @@ const MAX_LOOKS: usize = 1 << 24;
 pub fn raise(module: &Module, source: &dyn WeightSource) -> Result<Module, Box<PassError>> {
     let view = View::new(module, source);
     let mut raised = module.clone();
+    rows::gather(&mut raised);
     for (id, node) in module.iter() {
         let found = patterns().iter().find_map(|pattern| pattern(&view, node).filter(|found| view.fits(id, found)));
         if let Some((op, args)) = found {

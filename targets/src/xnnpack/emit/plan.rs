@@ -50,7 +50,7 @@ pub(super) enum Given {
 /// Inputs, embeddings and outputs in the order of the file.
 #[derive(Debug)]
 pub(super) struct Step {
-    /// `tokens`, `positions`, `mask`.
+    /// `tokens`, `positions`, `mask`, and `rows` where a step has them.
     pub(super) inputs: Vec<(NodeId, Tensor)>,
     /// `k.0`, `v.0`, `k.1` …
     pub(super) caches: Vec<(CacheId, Tensor)>,
@@ -68,7 +68,10 @@ impl Step {
             let id = module.input(name).ok_or_else(illegal)?;
             Ok::<_, EmitError>((id, Tensor::of(module, &module.node(id).ty)?))
         };
-        let inputs = vec![input("tokens")?, input("positions")?, input("mask")?];
+        let mut inputs = vec![input("tokens")?, input("positions")?, input("mask")?];
+        if module.bounds.r > 0 {
+            inputs.push(input("rows")?);
+        }
         let kinds = [CacheKind::K, CacheKind::V];
         let ids = (0..module.cache.layers).flat_map(|layer| kinds.map(|kind| CacheId { layer, kind }));
         let cache = Tensor::of(module, &module.cache.ty())?;

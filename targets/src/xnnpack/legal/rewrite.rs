@@ -14,6 +14,10 @@ impl Rewrite<'_> {
         let args: Vec<Operand> = node.args.iter().map(|&a| self.operand(a)).collect();
         let refuse = |nearest| Refusal::Op { place: node.place(), op: node.op.name(), nearest };
         Ok(match (&node.op, args.as_slice()) {
+            (Op::Input, _) if node.name == "rows" => {
+                self.to.bound_rows();
+                self.to.input(&node.name, ValueType::f32([Dim::fixed(1), Dim::R, Dim::T]))
+            }
             (Op::Input, _) => self.to.input(&node.name, node.ty.clone()),
             (Op::RopeCos { dim, theta }, [positions]) => {
                 self.rope_table("rope.cos", *dim, WeightExpr::RopeCos(*theta), *positions)?
@@ -46,11 +50,18 @@ impl Rewrite<'_> {
                 let parts = self.join(parts.to_vec(), *axis)?;
                 self.last(Op::Concat { axis: *axis }, parts)?
             }
-            (Op::GatherRows, _) => {
-                return Err(refuse(Some("logits of all rows, without the pass `select-rows`")).into());
+            // XNNPACK cannot gather: each row is chosen by a product with zeros and a one, which changes no bit of it.
+            (Op::GatherRows, [x, rows @ Operand::Node(_)]) if self.is_input(*rows) => {
+                self.last(Op::Matmul { transpose: false }, [*rows, *x])?
             }
+            (Op::GatherRows, _) => return Err(refuse(Some("rows that are an input")).into()),
             _ => self.last(node.op.clone(), args)?,
         })
+    }
+
+    /// Whether an operand of the new module is an input.
+    fn is_input(&self, operand: Operand) -> bool {
+        matches!(operand, Operand::Node(id) if self.to.module().node(id).op == Op::Input)
     }
 
     /// A row of a table for each position: `[1, T, dim]`, then `[1, 1, T, dim]`.

@@ -55,7 +55,8 @@ pub(super) fn lift(name: &str, search: Search, plan: &Plan, graph: &Graph) -> Re
     let tokens = lift.builder.input("tokens", ids.clone());
     let positions = lift.builder.input("positions", ids);
     let mask = lift.builder.input("mask", ValueType::f32([one, one, Dim::T, Dim { c: 1, ..Dim::T }]));
-    lift.given(plan, [tokens, positions, mask])?;
+    let rows = (plan.bounds.r > 0).then(|| lift.builder.input("rows", ValueType::f32([one, Dim::R, Dim::T])));
+    lift.given(plan, [tokens, positions, mask], rows)?;
     for (i, node) in graph.nodes.iter().enumerate() {
         lift.node(i, node)?;
     }
@@ -85,7 +86,7 @@ pub(super) struct Lift<'g> {
 
 impl Lift<'_> {
     /// What the delegate is given, by external id.
-    fn given(&mut self, plan: &Plan, [tokens, positions, mask]: [NodeId; 3]) -> Result<()> {
+    fn given(&mut self, plan: &Plan, [tokens, positions, mask]: [NodeId; 3], rows: Option<NodeId>) -> Result<()> {
         let externals = &self.graph.externals;
         if externals.len() != plan.arguments.len() {
             return Err(Place::Delegate.mismatch("num_externs", externals.len(), plan.arguments.len()));
@@ -116,6 +117,7 @@ impl Lift<'_> {
                     Operand::Node(self.build(&place, Op::Embed, [Operand::Node(ids), table])?)
                 }
                 Argument::Mask => Operand::Node(mask),
+                Argument::Rows => Operand::Node(rows.ok_or_else(|| place.clone().damaged("there are no rows"))?),
                 Argument::Cache(cache) => Operand::Cache(*cache),
             };
             self.hold(index, operand, value.form)?;
@@ -127,6 +129,7 @@ impl Lift<'_> {
     fn outputs(&self, plan: &Plan) -> Result<NodeId> {
         let joined: HashMap<CacheId, NodeId> = self.builder.module().new_rows().collect();
         let (one, mut logits) = (Dim::fixed(1), None);
+        let rows = if plan.bounds.r > 0 { Dim::R } else { Dim::T };
         let returned = |argument: &Argument| matches!(argument, Argument::Logits | Argument::NewRows(_));
         let externals = self.graph.externals.iter().zip(&plan.arguments);
         for (&index, (argument, _)) in externals.filter(|(_, (argument, _))| returned(argument)) {
@@ -137,11 +140,11 @@ impl Lift<'_> {
             };
             let shape = self.builder.module().node(node).ty.shape.as_slice();
             match argument {
-                Argument::Logits if matches!(shape, [first, t, v] if *first == one && *t == Dim::T && v.known().is_some()) =>
+                Argument::Logits if matches!(shape, [first, r, v] if *first == one && *r == rows && v.known().is_some()) =>
                 {
                     logits = Some(node);
                 }
-                Argument::Logits => return Err(place.damaged("the logits are not [1, T, V]")),
+                Argument::Logits => return Err(place.damaged(format!("the logits are not [1, {rows}, V]"))),
                 Argument::NewRows(cache) if joined.get(cache) != Some(&node) => {
                     return Err(place.damaged(format!("is not what cache {cache} is joined with")));
                 }

@@ -48,6 +48,8 @@ pub(super) enum Argument {
     Embedding(Ids, Table),
     /// Input `mask`.
     Mask,
+    /// Input `rows`: which rows get logits.
+    Rows,
     /// The committed rows of a cache.
     Cache(CacheId),
     /// The logits.
@@ -116,12 +118,14 @@ pub(super) enum Role {
 /// What the values of the plan are.
 pub(super) type Roles = HashMap<i32, Role>;
 
-/// `tokens`, `positions`, `mask`, `k.0`, `v.0`, `k.1` …; their sizes are the bounds.
+/// `tokens`, `positions`, `mask`, `rows` or not, `k.0`, `v.0`, `k.1` …; their sizes are the bounds.
 fn inputs(plan: &ExecutionPlanRef<'_>, values: &Values<'_>) -> Result<(Sizes, CacheShape, Roles)> {
     let place = Place::Method("forward".into());
     let inputs = place.need("inputs", plan.inputs())?;
-    let caches = inputs.len().wrapping_sub(LEADING);
-    if inputs.len() < LEADING + 2 || caches % 2 == 1 || inputs.len() > MAX_EXTERNS {
+    // Caches come in pairs: one input more is `rows`.
+    let leading = LEADING + usize::from(inputs.len().is_multiple_of(2));
+    let caches = inputs.len().wrapping_sub(leading);
+    if inputs.len() < leading + 2 || inputs.len() > MAX_EXTERNS {
         let what = format!("a step of {} inputs: tokens, positions, mask, then k and v of each layer", inputs.len());
         return Err(place.unsupported(what));
     }
@@ -137,7 +141,8 @@ fn inputs(plan: &ExecutionPlanRef<'_>, values: &Values<'_>) -> Result<(Sizes, Ca
             0 => Role::Ids(Ids::Tokens),
             1 => Role::Ids(Ids::Positions),
             2 => Role::Given(Argument::Mask),
-            _ => Role::Given(Argument::Cache(cache_id(i - LEADING))),
+            LEADING if leading > LEADING => Role::Given(Argument::Rows),
+            _ => Role::Given(Argument::Cache(cache_id(i - leading))),
         };
         if roles.insert(index, role).is_some() {
             return Err(place.fault(Fault::Twice(format!("value {index}"))));
@@ -147,9 +152,10 @@ fn inputs(plan: &ExecutionPlanRef<'_>, values: &Values<'_>) -> Result<(Sizes, Ca
     let &[1, t] = &tensors[0].sizes[..] else {
         return Err(Place::Input(0).mismatch("sizes", format!("{:?}", tensors[0].sizes), "[1, T]"));
     };
-    let &[1, kv_heads, c, head_dim] = &tensors[LEADING].sizes[..] else {
-        return Err(Place::Input(LEADING).mismatch("sizes", format!("{:?}", tensors[LEADING].sizes), "[1, KV, C, D]"));
+    let &[1, kv_heads, c, head_dim] = &tensors[leading].sizes[..] else {
+        return Err(Place::Input(leading).mismatch("sizes", format!("{:?}", tensors[leading].sizes), "[1, KV, C, D]"));
     };
+    let r = if leading > LEADING { t } else { 0 };
     if t > MAX_BOUND || c > MAX_BOUND {
         return Err(Place::Input(0).fault(Fault::Exceeds {
             what: "sizes",
@@ -161,6 +167,7 @@ fn inputs(plan: &ExecutionPlanRef<'_>, values: &Values<'_>) -> Result<(Sizes, Ca
         let (scalar, sizes) = match i {
             0 | 1 => (SCALAR_LONG, vec![1, t]),
             2 => (SCALAR_FLOAT, vec![1, 1, t, c + t]),
+            LEADING if leading > LEADING => (SCALAR_FLOAT, vec![1, r, t]),
             _ => (SCALAR_FLOAT, vec![1, kv_heads, c, head_dim]),
         };
         tensor.expect(&Place::Input(i), scalar, &sizes)?;
@@ -168,7 +175,7 @@ fn inputs(plan: &ExecutionPlanRef<'_>, values: &Values<'_>) -> Result<(Sizes, Ca
             return Err(Place::Input(i).unsupported("a step of fixed size"));
         }
     }
-    let bounds = Sizes { t: t as usize, c: c as usize, r: 0 };
+    let bounds = Sizes { t: t as usize, c: c as usize, r: r as usize };
     Ok((bounds, CacheShape { layers: caches as u32 / 2, kv_heads, head_dim }, roles))
 }
 
