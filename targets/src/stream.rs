@@ -23,6 +23,16 @@ pub(crate) struct Rows<'a> {
     pub(crate) range: Range<usize>,
 }
 
+impl Rows<'_> {
+    /// Tells the source that these rows are done with, and once more those before them: the system maps some pages around
+    /// each that is read, so reading what follows brought the last of them back.
+    fn release(&self, source: &dyn WeightSource) {
+        let Rows { weight, range } = self;
+        let before = range.start.saturating_sub(range.len());
+        weight.expr.release(source, weight.ty.columns(), before..range.end);
+    }
+}
+
 /// Rows in their encoding, and what that cost.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
@@ -61,7 +71,11 @@ pub(crate) fn encode<'a, E: From<WeightError>>(
                 };
                 making = next.into_par_iter().map(make).collect();
             });
-            std::mem::take(&mut made).into_iter().try_for_each(|(rows, chunk)| sink(&rows, &chunk?))
+            std::mem::take(&mut made).into_iter().try_for_each(|(rows, chunk)| {
+                sink(&rows, &chunk?)?;
+                rows.release(source);
+                Ok::<(), E>(())
+            })
         })?;
         made = making;
     }
@@ -73,7 +87,6 @@ fn chunk(source: &dyn WeightSource, rows: &Rows<'_>) -> Result<Chunk, WeightErro
     let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
     let (mut exact, mut kept, mut chunk) = (Vec::new(), Vec::new(), Chunk::default());
     weight.encode(source, range.clone(), &mut exact, &mut chunk.encoded)?;
-    weight.expr.release(source, columns, range.clone());
     chunk.encoded.rows(encoding, columns).decode(&mut kept);
     chunk.rounding.add(&exact, &kept);
     Ok(chunk)
