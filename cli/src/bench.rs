@@ -1,7 +1,7 @@
 //! Timing steps of artifacts, side by side.
 //!
-//! All subjects are loaded before the first run and take turns, so that a machine that slows down slows them alike. What
-//! is timed is a pass of the session: mask, step of the engine, logits of the wanted rows.
+//! All subjects are loaded before the first run and take turns, so that a machine that slows down slows them alike; each
+//! is first as often as any other, since the first of a round finds the caches of the processor colder. What is timed is a pass of the session: mask, step of the engine, logits of the wanted rows.
 
 use std::time::{Duration, Instant};
 
@@ -111,10 +111,11 @@ pub fn time(
     }
     let mut times = vec![Vec::new(); subjects.len()];
     for run in 0..WARM_UP + runs {
-        for (subject, times) in subjects.iter_mut().zip(&mut times) {
-            let took = subject.run(pass, &rows)?;
+        for turn in 0..subjects.len() {
+            let i = (run + turn) % subjects.len();
+            let took = subjects[i].run(pass, &rows)?;
             if run >= WARM_UP {
-                times.push(took.as_secs_f64() * 1e3);
+                times[i].push(took.as_secs_f64() * 1e3);
             }
             done();
         }

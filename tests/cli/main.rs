@@ -1,6 +1,7 @@
 //! The program as its users see it: what it prints, its exit status, the files it leaves.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+mod artifacts;
 mod families;
 
 use std::path::{Path, PathBuf};

@@ -614,7 +614,10 @@ fn what_cannot_be_written_is_said() {
     let legal = legalize(&source).unwrap();
     let (_, bytes) = numbers.tensors.get_mut("lm_head").unwrap();
     bytes[20..24].copy_from_slice(&1e5f32.to_le_bytes());
-    assert_eq!(write(&legal, &numbers), "tensor `lm_head`, row 1, column 1: 100000 cannot be stored as f16 in `lm_head`");
+    assert_eq!(
+        write(&legal, &numbers),
+        "tensor `lm_head`, row 1, column 1: 100000 cannot be stored as f16 in `lm_head`"
+    );
 
     numbers.tensors.remove("lm_head");
     assert_eq!(write(&legal, &numbers), "there is no tensor `lm_head`");
