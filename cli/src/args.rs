@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use diffulex_compiler::recipe::TargetName;
 
@@ -130,8 +131,8 @@ pub(crate) struct Export {
     #[arg(long, value_name = "FILE")]
     pub(crate) output_path: PathBuf,
     /// What to export for
-    #[arg(long, value_name = "NAME", default_value = "xnnpack", value_parser = clap::builder::PossibleValuesParser::new(TargetName::NAMES))]
-    pub(crate) backend: String,
+    #[arg(long, value_name = "NAME", default_value = "xnnpack", value_parser = target())]
+    pub(crate) backend: TargetName,
     /// How weights are stored: bfloat16, float16, float32, int8, int4, or another scheme of recipes/base.toml (8da8w, 8da4w)
     #[arg(long, value_name = "NAME", default_value = "float16")]
     pub(crate) dtype: String,
@@ -234,7 +235,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
     pub(crate) full: usize,
     /// Rows that get logits; all without it
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) rows: Option<usize>,
     /// Passes that count, after two that do not
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = positive)]
@@ -247,10 +248,16 @@ pub(crate) struct Bench {
     pub(crate) message_format: MessageFormat,
 }
 
+/// A target by its name.
+fn target() -> impl TypedValueParser<Value = TargetName> {
+    PossibleValuesParser::new(TargetName::NAMES).try_map(|name| TargetName::from_name(&name).ok_or("is no target"))
+}
+
 /// A count of at least one.
 fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".into()),
+        Ok(number) if number > 1_000_000 => Err("must be at most 1000000".into()),
         Ok(number) => Ok(number),
         Err(_) => Err("is no number".into()),
     }

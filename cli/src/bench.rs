@@ -31,6 +31,8 @@ pub struct Timing {
     pub engine: String,
     /// What was timed.
     pub pass: Pass,
+    /// Rows that got logits.
+    pub rows: usize,
     /// Milliseconds, ascending.
     pub milliseconds: Vec<f64>,
 }
@@ -42,8 +44,8 @@ impl Timing {
     }
 }
 
-/// An artifact with its engine.
-pub struct Subject {
+/// An artifact with its engine, ready to be timed.
+pub struct Loaded {
     /// Its name.
     pub name: String,
     /// What it took to load it.
@@ -51,15 +53,15 @@ pub struct Subject {
     session: Session,
 }
 
-impl Subject {
-    /// Loads an artifact or a checkpoint.
+impl Loaded {
+    /// Loads an artifact or a checkpoint; `name` is what it is called in the result.
     ///
     /// # Errors
     /// When the engine cannot be made.
-    pub fn load(opened: &Opened, engine: &EngineChoice) -> Result<Subject, Error> {
+    pub fn new(name: String, opened: &Opened, engine: &EngineChoice) -> Result<Loaded, Error> {
         let started = Instant::now();
         let session = Session::new(opened.engine(engine)?, Attention::Full)?;
-        Ok(Subject { name: opened.name.clone(), load: started.elapsed(), session })
+        Ok(Loaded { name, load: started.elapsed(), session })
     }
 
     /// As much of `pass` as it was built for.
@@ -93,12 +95,13 @@ impl Subject {
     }
 }
 
-/// Times `runs` passes of each subject in turn, with logits of `rows` rows, or of all.
+/// Times `runs` passes of each subject in turn, with logits of `rows` rows, or of all. A pass is cut to what every subject
+/// was built for.
 ///
 /// # Errors
-/// When a pass cannot be run, or the subjects were built for other sizes, so that no two could be compared.
+/// When a pass cannot be run.
 pub fn time(
-    subjects: &mut [Subject],
+    subjects: &mut [Loaded],
     pass: Pass,
     rows: Option<usize>,
     runs: usize,
@@ -120,10 +123,10 @@ pub fn time(
             done();
         }
     }
-    let timing = |(subject, mut milliseconds): (&Subject, Vec<f64>)| {
+    let timing = |(subject, mut milliseconds): (&Loaded, Vec<f64>)| {
         milliseconds.sort_by(f64::total_cmp);
         let engine = subject.session.engine().to_string();
-        Timing { name: subject.name.clone(), engine, pass, milliseconds }
+        Timing { name: subject.name.clone(), engine, pass, rows: rows.len(), milliseconds }
     };
     Ok(subjects.iter().zip(times).map(timing).collect())
 }

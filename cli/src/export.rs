@@ -54,6 +54,14 @@ impl Request<'_> {
     /// # Errors
     /// When the checkpoint cannot be read, or the overrides make no recipe.
     pub fn recipe(&self) -> Result<Recipe, Error> {
+        let said =
+            |key: &str| self.overrides.iter().any(|text| text.split('=').next().is_some_and(|k| k.trim() == key));
+        if let Some(key) = ["name", "model", "model.checkpoint", "matrix", "matrix.target", "matrix.quant"]
+            .into_iter()
+            .find(|key| said(key))
+        {
+            return Err(Error::Usage(format!("`--set {key}=…` would say what the flags of `export` say already")));
+        }
         let checkpoint = Checkpoint::open(self.checkpoint)?;
         let config = checkpoint.config();
         let load = |own: &str, overrides: &[String]| {
@@ -64,6 +72,10 @@ impl Request<'_> {
         let Some(build) = usual.builds.first() else { return Ok(usual) };
         let block = config.block.unwrap_or(build.shape.block.value).max(1);
         let fit = |length: u32| length.min(config.max_positions) / block * block;
+        if config.max_positions < block {
+            let (folder, positions) = (self.checkpoint.display(), config.max_positions);
+            return Err(Error::Usage(format!("{folder}: knows {positions} positions, fewer than a block of {block}")));
+        }
         let (prefill, cache) = (fit(build.shape.prefill.value), fit(build.shape.cache.value));
         let own = format!("{own}\n[shape]\nblock = {block}\nprefill = {prefill}\ncache = {cache}\n");
         Ok(load(&own, self.overrides)?)
@@ -71,12 +83,14 @@ impl Request<'_> {
 
     /// What only this recipe says.
     fn own(&self) -> String {
-        // Text in JSON is text in TOML.
-        let text = |text: &str| serde_json::to_string(text).unwrap_or_default();
+        // Text in JSON is text in TOML, but for one sign.
+        let text = |text: &str| serde_json::to_string(text).unwrap_or_default().replace('\u{7f}', "\\u007f");
+        // A recipe looks for checkpoints beside itself, wherever it is put.
+        let checkpoint = std::path::absolute(self.checkpoint).unwrap_or_else(|_| self.checkpoint.into());
         format!(
             "name = {}\n\n[model]\ncheckpoint = {}\n\n[matrix]\ntarget = [{}]\nquant = [{}]\n",
             text(&self.name()),
-            text(&self.checkpoint.to_string_lossy()),
+            text(&checkpoint.to_string_lossy()),
             text(self.target.name()),
             text(self.scheme())
         )
@@ -86,9 +100,12 @@ impl Request<'_> {
     fn name(&self) -> String {
         let stem = self.output.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '_' { c } else { '-' };
-        let name: String = stem.chars().map(plain).take(64).collect();
-        let name = name.trim_start_matches(['.', '_', '-']).replace("..", ".");
-        if name.is_empty() { "model".into() } else { name }
+        let mut name: String = stem.chars().map(plain).take(64).collect();
+        while name.contains("..") {
+            name = name.replace("..", ".");
+        }
+        let name = name.trim_start_matches(['.', '_', '-']);
+        if name.is_empty() { "model".into() } else { name.into() }
     }
 
     /// The job of the recipe.
@@ -122,7 +139,7 @@ mod tests {
         for (output, name) in [
             ("out/Model.pte", "model"),
             ("SDAR 1.7B (chat).pte", "sdar-1.7b--chat-"),
-            ("..x..y.pte", "x.y"),
+            ("..x...y.pte", "x.y"),
             ("---.pte", "model"),
         ] {
             let (checkpoint, overrides) = (Path::new("c"), &[]);

@@ -121,7 +121,7 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
 }
 
 /// Files up to this size are held against their digest whenever a folder is opened; `verify` checks all.
-const CHECKED: u64 = 64 << 20;
+pub(crate) const CHECKED: u64 = 64 << 20;
 
 /// Opens an artifact's folder.
 ///

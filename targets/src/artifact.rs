@@ -71,6 +71,12 @@ pub enum ArtifactError {
         /// What stands there.
         path: PathBuf,
     },
+    /// There is something else where a file, or its folder, should go.
+    #[error("{}: cannot be replaced by a file, or hold one", path.display())]
+    NoFile {
+        /// What stands there.
+        path: PathBuf,
+    },
     /// The manifest is not one.
     #[error("{}: {what}", path.display())]
     Manifest {
@@ -186,9 +192,13 @@ pub fn write_alone(
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<FileEntry, ArtifactError> {
+    // What a link leads to is replaced, not the link.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let folder = parent(path);
-    if path.is_dir() || folder.exists() && !folder.is_dir() {
-        return Err(ArtifactError::InTheWay { path: if path.is_dir() { path.into() } else { folder } });
+    for (place, fits) in [(path.as_path(), path.is_file()), (&folder, folder.is_dir())] {
+        if place.exists() && !fits {
+            return Err(ArtifactError::NoFile { path: place.into() });
+        }
     }
     fs::create_dir_all(&folder).map_err(io_error(&folder))?;
     let lock_held = lock(path)?;
@@ -258,6 +268,10 @@ impl Manifest {
         for (name, entry) in &self.files {
             let path = folder.join(name);
             let changed = |what| ArtifactError::Changed { path: path.clone(), what };
+            // Asked before opening: opening a pipe would wait for its writer.
+            if !path.metadata().map_err(io_error(&path))?.is_file() {
+                return Err(changed("is no file".into()));
+            }
             let file = File::open(&path).map_err(io_error(&path))?;
             let length = file.metadata().map_err(io_error(&path))?.len();
             if length != entry.bytes {
@@ -417,6 +431,25 @@ mod tests {
         drop(bundle);
         Manifest::read(&folder).unwrap().check(&folder, u64::MAX).unwrap();
         assert_eq!(names(out.path()), ["b"]);
+    }
+
+    #[test]
+    fn a_file_alone_replaces_files_only() {
+        let out = tempfile::tempdir().unwrap();
+        let (real, link) = (out.path().join("real"), out.path().join("link"));
+        fs::write(&real, "old").unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        write_alone(&link, |out| out.write_all(b"new")).unwrap();
+        assert!(link.is_symlink() && fs::read_to_string(&real).unwrap() == "new");
+        let nothing = |out: &mut dyn Write| out.write_all(b"x");
+        for place in [PathBuf::from("/dev/null"), out.path().into(), real.join("below")] {
+            assert!(matches!(write_alone(&place, nothing), Err(ArtifactError::NoFile { .. })), "{}", place.display());
+        }
+        write_alone(&link, |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert_eq!(
+            (fs::read_to_string(&real).unwrap().as_str(), names(out.path())),
+            ("new", vec!["link".into(), "real".into()])
+        );
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub enum Refusal {
     Group {
         /// The weight.
         place: String,
+        /// How it is used.
+        role: &'static str,
         /// Numbers in a row.
         columns: usize,
         /// Numbers in a group.

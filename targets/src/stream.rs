@@ -16,18 +16,18 @@ const BATCH: usize = 16;
 
 /// Some rows of a weight.
 #[derive(Clone, Debug)]
-pub(crate) struct Rows<'a> {
+pub(crate) struct Part<'a> {
     /// The weight.
     pub(crate) weight: &'a Weight,
     /// Which rows.
     pub(crate) range: Range<usize>,
 }
 
-impl Rows<'_> {
+impl Part<'_> {
     /// Tells the source that these rows are done with, and once more those before them: the system maps some pages around
     /// each that is read, so reading what follows brought the last of them back.
     fn release(&self, source: &dyn WeightSource) {
-        let Rows { weight, range } = self;
+        let Part { weight, range } = self;
         let before = range.start.saturating_sub(range.len());
         weight.expr.release(source, weight.ty.columns(), before..range.end);
     }
@@ -43,9 +43,9 @@ pub(crate) struct Chunk {
 }
 
 /// The rows of a weight, chunk by chunk.
-pub(crate) fn chunks(weight: &Weight) -> impl Iterator<Item = Rows<'_>> {
+pub(crate) fn chunks(weight: &Weight) -> impl Iterator<Item = Part<'_>> {
     let (rows, step) = (weight.ty.rows(), (CHUNK / weight.ty.columns().max(1)).max(1));
-    (0..rows).step_by(step).map(move |start| Rows { weight, range: start..rows.min(start + step) })
+    (0..rows).step_by(step).map(move |start| Part { weight, range: start..rows.min(start + step) })
 }
 
 /// Encodes all chunks and gives them to `sink` in order.
@@ -54,18 +54,18 @@ pub(crate) fn chunks(weight: &Weight) -> impl Iterator<Item = Rows<'_>> {
 /// The first chunk, in order, that cannot be evaluated or encoded, or that `sink` refuses.
 pub(crate) fn encode<'a, E: From<WeightError>>(
     source: &dyn WeightSource,
-    chunks: impl Iterator<Item = Rows<'a>>,
-    sink: &mut dyn FnMut(&Rows<'a>, &Chunk) -> Result<(), E>,
+    chunks: impl Iterator<Item = Part<'a>>,
+    sink: &mut dyn FnMut(&Part<'a>, &Chunk) -> Result<(), E>,
 ) -> Result<(), E> {
     let batch = rayon::current_num_threads().clamp(1, BATCH);
     let mut chunks = chunks.peekable();
-    let mut made: Vec<(Rows<'a>, Result<Chunk, WeightError>)> = Vec::new();
+    let mut made: Vec<(Part<'a>, Result<Chunk, WeightError>)> = Vec::new();
     while chunks.peek().is_some() || !made.is_empty() {
-        let next: Vec<Rows<'a>> = chunks.by_ref().take(batch).collect();
+        let next: Vec<Part<'a>> = chunks.by_ref().take(batch).collect();
         let mut making = Vec::new();
         rayon::in_place_scope(|scope| {
             scope.spawn(|_| {
-                let make = |rows: Rows<'a>| {
+                let make = |rows: Part<'a>| {
                     let chunk = chunk(source, &rows);
                     (rows, chunk)
                 };
@@ -82,8 +82,8 @@ pub(crate) fn encode<'a, E: From<WeightError>>(
     Ok(())
 }
 
-fn chunk(source: &dyn WeightSource, rows: &Rows<'_>) -> Result<Chunk, WeightError> {
-    let Rows { weight, range } = rows;
+fn chunk(source: &dyn WeightSource, rows: &Part<'_>) -> Result<Chunk, WeightError> {
+    let Part { weight, range } = rows;
     let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
     let (mut exact, mut kept, mut chunk) = (Vec::new(), Vec::new(), Chunk::default());
     weight.encode(source, range.clone(), &mut exact, &mut chunk.encoded)?;

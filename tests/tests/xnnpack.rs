@@ -665,6 +665,16 @@ fn small_quantized_file() -> Vec<u8> {
     write(&legalize(&quantized).unwrap(), &Numbers::random(SMALL, 3))
 }
 
+/// The same with 16-bit arithmetic, an int8 table that is the head too, and an input that chooses rows.
+fn small_choosing_file() -> Vec<u8> {
+    const TIED: Model = Model { tied: true, ..SMALL };
+    let keep = vec![("*.mlp.*".to_string(), Encoding::BF16), ("*self_attn*".to_string(), Encoding::F16)];
+    let activations = quant::Activations::F16;
+    let scheme = quant::Scheme { activations, keep, ..quant::Scheme::float(Encoding::Int8Row) };
+    let module = passes::run(module(TIED), &["select-rows", "quantize"], &scheme, &mut |_| {}).unwrap();
+    write(&legalize(&module).unwrap(), &Numbers::random(TIED, 3))
+}
+
 #[test]
 fn quantized_filters_are_read_back() {
     let read = read_bytes(small_quantized_file()).unwrap();
@@ -729,8 +739,8 @@ fn chosen_rows_are_those_of_all_rows() {
 #[test]
 fn a_tied_table_is_stored_once() {
     const TIED: Model = Model { tied: true, hidden: 64, vocab: 2000, ..SDAR };
-    let tied = |encoding, table| {
-        let scheme = quant::Scheme { table, ..quant::Scheme::float(encoding) };
+    let tied = |encoding, table, search| {
+        let scheme = quant::Scheme { table, search, ..quant::Scheme::float(encoding) };
         let module = passes::run(module(TIED), &["quantize"], &scheme, &mut |_| {}).unwrap();
         write(&legalize(&module).unwrap(), &Numbers::random(TIED, 3))
     };
@@ -743,7 +753,9 @@ fn a_tied_table_is_stored_once() {
         (Encoding::Int4Row, Encoding::Int4Row, false),
         (Encoding::F32, Encoding::F16, false),
     ] {
-        let bytes = tied(filter, table);
+        // Both searches are read back: the one that is not usual stands in the file.
+        read_bytes(tied(filter, table, quant::Search::Mse)).unwrap();
+        let bytes = tied(filter, table, quant::Search::Max);
         let read = read_bytes(bytes.clone()).unwrap();
         let matrices = read.module.weights.iter().filter(|w| w.ty.shape == [TIED.vocab, TIED.hidden]);
         assert_eq!(matrices.clone().count(), if shared { 1 } else { 2 }, "{filter} {table}");
@@ -818,7 +830,7 @@ fn every_truncation_is_an_error() {
 /// Flipped bytes give an error or another module that keeps the rules; never a panic, never gigabytes, never minutes.
 #[test]
 fn flipped_bytes_never_panic() {
-    for file in [small_file(), small_quantized_file()] {
+    for file in [small_file(), small_quantized_file(), small_choosing_file()] {
         flip_bytes(&file);
     }
 }

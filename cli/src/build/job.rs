@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Encoding, Module, Node, Op, Operand, Sizes, verify};
+use diffulex_compiler::ir::{Encoding, Module, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
@@ -231,70 +231,53 @@ fn unmatched_patterns(job: &Job, module: &Module) -> Result<(), Diagnostics> {
 }
 
 /// A refusal, pointing at the values of the recipe that led to it.
-fn refused(job: &Job, module: &Module, refusal: &Refusal) -> Error {
+fn refused(job: &Job, module: &Module, reason: &Refusal) -> Error {
     let target = target(&job.build).name();
-    let met = format!("first met at {} in build {}", described(module, refusal.place()), job.build.name);
-    let diagnostic = match refusal {
+    let met = format!("first met at {} in build {}", described(module, reason.place()), job.build.name);
+    let origin =
+        |place: &str, role: &str| job.build.quant.encoding_of(place.trim_start_matches('@'), role == "table").origin;
+    let asked = &job.build.target.origin;
+    let diagnostic = match reason {
         Refusal::Encoding { place, encoding, role, nearest } => {
-            let table = *role == "table";
-            let origin = job.build.quant.encoding_of(place.trim_start_matches('@'), table).origin;
+            let origin = origin(place, role);
             let message = format!("{target} cannot use {encoding} weights as a {role}");
-            // A scheme that does not speak of tables means them too.
-            let key = if table && job.build.quant.table.is_some() { "table" } else { "weights" };
-            let names: Vec<String> = nearest.iter().map(|e| format!("`{key} = {}`", in_recipe(*e))).collect();
-            let mut help = format!("write {}", names.join(" or "));
-            if *role == "filter" && encoding.group().is_some() {
-                help = "write `activations = \"dynamic-int8\"`, or `group = 0` for a scale a row".into();
-            }
-            Diagnostic::refusal("quant::encoding", message)
-                .label(&origin, "not for this target")
-                .label(&job.build.target.origin, "asked for here")
-                .note(met)
-                .help(help)
+            let names: Vec<String> = nearest.iter().map(|e| format!("`weights = {}`", in_recipe(*e))).collect();
+            let help = match *role == "filter" && encoding.group().is_some() {
+                true => "write `activations = \"dynamic-int8\"`, or `group = 0` for a scale a row".into(),
+                false => format!("write {}", names.join(" or ")),
+            };
+            Diagnostic::refusal("quant::encoding", message).label(&origin, "not for this target").note(met).help(help)
         }
-        Refusal::Group { place, columns, group } => {
-            let name = place.trim_start_matches('@');
-            let reads =
-                |node: &Node| node.op == Op::Embed && node.args.get(1).and_then(|arg| named(module, arg)) == Some(name);
-            let origin = job.build.quant.encoding_of(name, module.nodes.iter().any(reads)).origin;
-            Diagnostic::refusal(
-                "quant::group-size",
-                format!("{target} cannot cut rows of {columns} into groups of {group}"),
-            )
-            .label(&origin, format!("groups of {group}"))
-            .label(&job.build.target.origin, "asked for here")
-            .note(met)
-            .help(format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{name}\"]`"))
+        Refusal::Group { place, role, columns, group } => {
+            let message = format!("{target} cannot cut rows of {columns} into groups of {group}");
+            Diagnostic::refusal("quant::group-size", message)
+                .label(&origin(place, role), format!("groups of {group}"))
+                .note(met)
+                .help(format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{}\"]`", pattern(place)))
         }
         Refusal::Odd { place, columns, encoding, role } => {
-            let name = place.trim_start_matches('@');
-            let origin = job.build.quant.encoding_of(name, *role == "table").origin;
             let message = format!("{target} cannot use {encoding} for a {role} with rows of {columns}, an odd number");
             Diagnostic::refusal("quant::odd-rows", message)
-                .label(&origin, "two numbers share a byte")
-                .label(&job.build.target.origin, "asked for here")
+                .label(&origin(place, role), "two numbers share a byte")
                 .note(met)
-                .help(format!("write `keep.int8 = [\"{name}\"]`"))
+                .help(format!("write `keep.int8 = [\"{}\"]`", pattern(place)))
         }
         other => {
-            let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}"))
-                .label(&job.build.target.origin, "asked for here")
-                .note(met);
+            let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}")).note(met);
             match other.nearest() {
                 Some(nearest) => diagnostic.help(format!("the nearest thing that works: {nearest}")),
                 None => diagnostic,
             }
         }
     };
-    Error::Recipe(Diagnostics(vec![diagnostic]))
+    Error::Recipe(Diagnostics(vec![diagnostic.label(asked, "asked for here")]))
 }
 
-/// The name of a weight that is an operand.
-fn named<'a>(module: &'a Module, operand: &Operand) -> Option<&'a str> {
-    match operand {
-        Operand::Weight(id) => Some(&module.weight(*id).name),
-        _ => None,
-    }
+/// `@layers.3.mlp.up_proj` → `*.mlp.up_proj`: the same matrix of every layer.
+fn pattern(place: &str) -> String {
+    let name = place.trim_start_matches('@');
+    let local = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+    local.map_or(name.to_string(), |(_, local)| format!("*.{local}"))
 }
 
 /// `int4.g32` → `"int4", group = 32`.

@@ -1,6 +1,6 @@
 //! `bench`: how long a step takes, for one artifact or for several in turn.
 
-use diffulex_edge::bench::{self, Pass, Subject, Timing};
+use diffulex_edge::bench::{self, Loaded, Pass, Timing};
 use diffulex_edge::subject;
 use diffulex_edge::{Error, subject::EngineChoice};
 use diffulex_runtime::executorch::ExecuTorch;
@@ -20,7 +20,8 @@ pub(crate) fn run(args: &Bench) -> Result<bool, Error> {
     let mut subjects = Vec::new();
     for path in &args.paths {
         let bar = steps_bar("loading");
-        let loaded = subject::open(path, None).and_then(|opened| Subject::load(&opened, &engine));
+        let loaded =
+            subject::open(path, None).and_then(|opened| Loaded::new(path.display().to_string(), &opened, &engine));
         bar.finish_and_clear();
         subjects.push(loaded?);
     }
@@ -61,7 +62,7 @@ fn report(what: &str, asked: Pass, timings: &[Timing], args: &Bench) -> Result<(
         note(&format!("{what}: cut to what was built: {} tokens, {} cached", pass.tokens, pass.cached));
     }
     let Pass { tokens, cached } = pass;
-    let rows = args.rows.map_or("all rows".into(), |rows| format!("{rows} rows"));
+    let rows = if first.rows == tokens { "all rows".into() } else { format!("{} of them", first.rows) };
     say(&format!(
         "\n{what}: {tokens} tokens, {cached} cached, logits of {rows}, {} runs on {}\n",
         args.runs, first.engine

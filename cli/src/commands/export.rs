@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use diffulex_compiler::recipe::TargetName;
 use diffulex_edge::build::{self, Event};
 use diffulex_edge::export::{Request, printed};
 use diffulex_edge::{Error, report};
@@ -13,11 +12,10 @@ use crate::terminal::{bytes_bar, print, say};
 
 /// Runs the command.
 pub(crate) fn run(args: &Export) -> Result<bool, Error> {
-    let target = TargetName::from_name(&args.backend);
     let request = Request {
         checkpoint: &args.hf_model_path,
         output: &args.output_path,
-        target: target.ok_or_else(|| Error::Usage(format!("there is no backend `{}`", args.backend)))?,
+        target: args.backend,
         dtype: &args.dtype,
         overrides: &args.overrides,
     };

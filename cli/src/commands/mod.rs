@@ -48,7 +48,7 @@ fn write_report(file: &Path, folders: &[PathBuf]) -> Result<(), Error> {
         let why = "is no artifact's folder, and only such a folder has a report; `build` makes one from a recipe";
         return Err(Error::Usage(format!("{}: {why}", other.display())));
     }
-    let subjects = folders.iter().map(|folder| report::Subject::open(folder)).collect::<Result<Vec<_>, _>>()?;
+    let subjects = folders.iter().map(|folder| report::Reported::open(folder)).collect::<Result<Vec<_>, _>>()?;
     artifact::write_alone(file, |out| out.write_all(report::page(&subjects).as_bytes()))?;
     note(&format!("wrote {}", file.display()));
     Ok(())

@@ -118,7 +118,7 @@ fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
         text.push_str(&facts(generation));
     }
     if *kind == Kind::Bundle {
-        text.push_str(&report::summary(&report::Subject::open(path)?));
+        text.push_str(&report::summary(&report::Reported::open(path)?));
     }
     Ok(text)
 }

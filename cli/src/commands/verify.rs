@@ -7,6 +7,7 @@ use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, report, verify};
 use diffulex_runtime::verify::Check;
 use diffulex_runtime::verify::numbers::Numbers;
+use diffulex_targets::artifact::Manifest;
 
 use super::checks::describe;
 use super::{build, engine, plans, recipes_only, write_report};
@@ -17,6 +18,9 @@ use crate::terminal::{note, say, steps_bar};
 pub(crate) fn run(args: &Verify) -> Result<bool, Error> {
     let mut verdict = Verdict::new(args.message_format, args.explain);
     let mut folders = Vec::new();
+    if args.report.is_some() && !matches!(subject::kind(&args.path)?, Kind::Recipe | Kind::Bundle) {
+        return Err(Error::Usage(format!("{}: only an artifact's folder has a report", args.path.display())));
+    }
     let done = checks(args, &mut verdict, &mut folders).and_then(|()| match &args.report {
         Some(file) => write_report(file, &folders),
         None => Ok(()),
@@ -68,20 +72,33 @@ fn checks(args: &Verify, verdict: &mut Verdict, folders: &mut Vec<PathBuf>) -> R
 /// A build that is known with its checkpoint.
 fn planned(plan: &Plan, name: EngineName, explain: bool, verdict: &mut Verdict) -> Result<(), Error> {
     verdict.heading(&plan.job.build.name);
+    held_against(&plan.folder, plan.job.checkpoint.folder(), name, explain, verdict)
+}
+
+/// An artifact against a checkpoint. What was found is left in the artifact's folder, if it has one.
+fn held_against(
+    path: &Path,
+    checkpoint: &Path,
+    name: EngineName,
+    explain: bool,
+    verdict: &mut Verdict,
+) -> Result<(), Error> {
     verdict.begin();
-    let Some(artifact) = opened(&plan.folder, None, verdict)? else { return Ok(()) };
-    let checkpoint = plan.job.checkpoint.folder();
-    let done = verify::artifact(&artifact, checkpoint, &engine(name)?, explain, &mut |check| verdict.add(&check));
-    damaged(&artifact, done, verdict)?;
-    keep(&plan.folder, name, verdict);
+    let manifest = if subject::kind(path)? == Kind::Bundle { Some(Manifest::read(path)?) } else { None };
+    if let Some(artifact) = opened(path, None, verdict)? {
+        let done = verify::artifact(&artifact, checkpoint, &engine(name)?, explain, &mut |check| verdict.add(&check));
+        damaged(&artifact, done, verdict)?;
+    }
+    if let Some(manifest) = manifest {
+        keep(path, &manifest, name, verdict);
+    }
     Ok(())
 }
 
 /// Leaves in an artifact's folder what was found, for `show`. A folder that cannot be written stays as it is.
-fn keep(folder: &Path, name: EngineName, verdict: &Verdict) {
-    let kept = report::Verification::new(folder, name.word(), verdict.since(), &verdict.numbers)
-        .and_then(|verification| report::keep(folder, &verification));
-    if let Err(error) = kept {
+fn keep(folder: &Path, manifest: &Manifest, name: EngineName, verdict: &Verdict) {
+    let verification = report::Verification::new(manifest, name.word(), verdict.since(), &verdict.numbers);
+    if let Err(error) = report::keep(folder, &verification) {
         note(&format!("the verdict is not kept: {error}"));
     }
 }
@@ -115,23 +132,21 @@ fn compared(
             path.display()
         )));
     }
-    verdict.begin();
-    let Some(artifact) = opened(path, None, verdict)? else { return Ok(()) };
     let known = match (against, &kind) {
         (Some(folder), _) => Some(folder.to_path_buf()),
         (None, Kind::Bundle) => verify::checkpoint_of(path, places.models.as_deref())?,
         (None, _) => None,
     };
-    let source = known.ok_or_else(|| {
-        let path = path.display();
-        Error::Usage(format!("{path}: give `--against CHECKPOINT`, the folder it was made from, or recordings"))
-    })?;
-    let done = verify::artifact(&artifact, &source, &engine(name)?, explain, &mut |check| verdict.add(&check));
-    damaged(&artifact, done, verdict)?;
-    if kind == Kind::Bundle {
-        keep(path, name, verdict);
+    match known {
+        Some(checkpoint) => held_against(path, &checkpoint, name, explain, verdict),
+        // Damage is told where there is nothing to compare with.
+        None if opened(path, None, verdict)?.is_none() => Ok(()),
+        None => {
+            let path = path.display();
+            let what = "give `--against CHECKPOINT`, the folder it was made from, or recordings";
+            Err(Error::Usage(format!("{path}: {what}")))
+        }
     }
-    Ok(())
 }
 
 fn recordings(args: &Verify, path: &Path, verdict: &mut Verdict) -> Result<(), Error> {

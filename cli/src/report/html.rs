@@ -8,7 +8,7 @@ use diffulex_compiler::quant::Cost;
 use indicatif::HumanBytes;
 
 use super::text::{Kind, decibels, kinds, layer};
-use super::{Report, Subject};
+use super::{Report, Reported};
 
 /// Width of a cell of the map, in pixels.
 const CELL: usize = 34;
@@ -25,14 +25,14 @@ th:first-child,td:first-child{text-align:left}h2{margin-top:2em}svg{display:bloc
 text{font:12px system-ui,sans-serif}code{font:13px ui-monospace,monospace}summary{cursor:pointer}";
 
 /// The page for some artifacts.
-pub fn page(subjects: &[Subject]) -> String {
+pub fn page(subjects: &[Reported]) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = write_page(&mut out, subjects);
     out
 }
 
-fn write_page(out: &mut String, subjects: &[Subject]) -> std::fmt::Result {
+fn write_page(out: &mut String, subjects: &[Reported]) -> std::fmt::Result {
     let names: Vec<&str> = subjects.iter().map(|s| s.manifest.name.as_str()).collect();
     let title = escaped(&names.join(", "));
     write!(out, "<!DOCTYPE html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>")?;
@@ -49,12 +49,12 @@ fn write_page(out: &mut String, subjects: &[Subject]) -> std::fmt::Result {
 }
 
 /// One row an artifact.
-fn write_overview(out: &mut String, subjects: &[Subject]) -> std::fmt::Result {
+fn write_overview(out: &mut String, subjects: &[Reported]) -> std::fmt::Result {
     let heads =
         ["artifact", "file", "bits a weight", "least SQNR", "verified with", "KL", "same best token", "largest error"];
     let heads = heads.map(|head| format!("<th>{head}</th>")).concat();
     writeln!(out, "<table><tr>{heads}</tr>")?;
-    for Subject { manifest, report, verification } in subjects {
+    for Reported { manifest, report, verification } in subjects {
         let file = manifest.files.get(&manifest.artifact).map_or(0, |file| file.bytes);
         let bits = report.as_ref().map_or(String::new(), |r| format!("{:.2}", r.bits_per_weight()));
         let least = report.as_ref().map(|r| r.weights.iter().filter_map(|w| w.sqnr).reduce(f64::min));

@@ -9,14 +9,15 @@ pub use html::page;
 pub use text::{summary, weights};
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use diffulex_compiler::ir::well_named;
 use diffulex_compiler::quant::Cost;
 use diffulex_runtime::verify::numbers::{Numbers, Purpose};
 use diffulex_targets::artifact::{self, Manifest};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, subject};
 
 /// Name of a build's report in an artifact's folder.
 pub const REPORT: &str = "report.json";
@@ -65,7 +66,7 @@ pub struct Distance {
 
 /// An artifact's folder with all that is known of it.
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub struct Reported {
     /// Its manifest.
     pub manifest: Manifest,
     /// The report of its build; an older program wrote none.
@@ -82,6 +83,19 @@ impl Report {
         format!("{{\"weights\": [\n{}\n]}}\n", lines.collect::<Vec<_>>().join(",\n"))
     }
 
+    /// What is wrong with a report that may come from anywhere.
+    fn fault(&self) -> Option<String> {
+        let bounded = |w: &Cost| {
+            let numbers = w.shape.iter().map(|&n| u64::from(n)).try_fold(1u64, u64::checked_mul);
+            let layer = text::layer(&w.name).map_or(0, |(layer, _)| layer);
+            let finite = w.sqnr.is_none_or(|sqnr| sqnr.abs() < 1e4) && w.worst.is_finite() && w.largest.is_finite();
+            let (small, named) = (numbers.is_some_and(|n| n < 1 << 40) && w.bytes < 1 << 44, w.name.len() < 256);
+            well_named(&w.name) && named && layer < 1024 && finite && small && !w.shape.is_empty()
+        };
+        let wrong = self.weights.iter().position(|weight| !bounded(weight));
+        wrong.map(|i| format!("weight {i} has a name or numbers that no weight has"))
+    }
+
     /// Bits that a number of the model takes, scales included.
     pub fn bits_per_weight(&self) -> f64 {
         let numbers: u64 = self.weights.iter().map(Cost::numbers).sum();
@@ -91,19 +105,15 @@ impl Report {
 }
 
 impl Verification {
-    /// What `checks`, as many made and as many failed, found of the artifact in a folder.
-    ///
-    /// # Errors
-    /// When the folder has no manifest.
+    /// What checks, as many made and as many failed, found of the artifact of a manifest.
     pub fn new(
-        folder: &Path,
+        manifest: &Manifest,
         engine: &str,
         (checks, failed): (usize, usize),
         numbers: &[Numbers],
-    ) -> Result<Verification, Error> {
-        let manifest = Manifest::read(folder)?;
-        let artifact = manifest.files.get(&manifest.artifact).map_or(String::new(), |file| file.sha256.clone());
-        Ok(Verification { artifact, engine: engine.into(), checks, failed, distance: Distance::of(numbers) })
+    ) -> Verification {
+        let (artifact, engine) = (digest(manifest), engine.into());
+        Verification { artifact, engine, checks, failed, distance: Distance::of(numbers) }
     }
 }
 
@@ -127,18 +137,22 @@ impl Distance {
     }
 }
 
-impl Subject {
+impl Reported {
     /// Reads what lies in an artifact's folder.
     ///
     /// # Errors
     /// When the manifest or one of the reports is damaged.
-    pub fn open(folder: &Path) -> Result<Subject, Error> {
+    pub fn open(folder: &Path) -> Result<Reported, Error> {
         let manifest = Manifest::read(folder)?;
-        let report = read(&folder.join(REPORT))?;
-        let artifact = manifest.files.get(&manifest.artifact).map(|file| file.sha256.as_str());
-        let same = |v: &Verification| Some(v.artifact.as_str()) == artifact;
-        let verification = read(&folder.join(VERIFICATION))?.filter(same);
-        Ok(Subject { manifest, report, verification })
+        manifest.check(folder, subject::CHECKED)?;
+        let report: Option<Report> = read(&folder.join(REPORT))?;
+        if let Some(what) = report.as_ref().and_then(Report::fault) {
+            return Err(Error::Usage(format!("{}: {what}; build the artifact again", folder.join(REPORT).display())));
+        }
+        // A verdict that cannot be read is none: verifying again makes another.
+        let same = |v: &Verification| v.artifact == digest(&manifest) && v.engine.chars().all(char::is_alphanumeric);
+        let verification = read(&folder.join(VERIFICATION)).unwrap_or_default().filter(same);
+        Ok(Reported { manifest, report, verification })
     }
 }
 
@@ -154,9 +168,15 @@ pub fn keep(folder: &Path, verification: &Verification) -> Result<(), Error> {
     Ok(())
 }
 
-fn read<T: serde::de::DeserializeOwned>(file: &PathBuf) -> Result<Option<T>, Error> {
+/// The digest of the artifact itself.
+fn digest(manifest: &Manifest) -> String {
+    manifest.files.get(&manifest.artifact).map_or(String::new(), |file| file.sha256.clone())
+}
+
+fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>, Error> {
     let size = match fs::metadata(file) {
-        Ok(found) => found.len(),
+        Ok(found) if found.is_file() => found.len(),
+        Ok(_) => return Err(Error::Usage(format!("{}: is no file", file.display()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io(file)(error)),
     };

@@ -7,7 +7,7 @@ use diffulex_compiler::ir::Encoding;
 use diffulex_compiler::quant::Cost;
 use indicatif::HumanBytes;
 
-use super::{Report, Subject, Verification};
+use super::{Report, Reported, Verification};
 
 /// Weights that differ only in their layer.
 pub(super) struct Kind<'a> {
@@ -20,7 +20,7 @@ pub(super) struct Kind<'a> {
 }
 
 /// The report of one artifact.
-pub fn summary(subject: &Subject) -> String {
+pub fn summary(subject: &Reported) -> String {
     let mut text = String::new();
     if let Some(report) = &subject.report {
         let file = subject.manifest.files.get(&subject.manifest.artifact).map_or(0, |file| file.bytes);

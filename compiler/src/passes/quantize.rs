@@ -20,38 +20,38 @@ struct Uses {
     filter: bool,
 }
 
-/// How tokens are rounded for a filter.
+/// The tokens that a filter is given, where they are not f32.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Rounding {
+enum Tokens {
     Int8,
     BF16,
     F16,
 }
 
-impl Rounding {
+impl Tokens {
     /// That of the tokens for a filter in this encoding.
-    fn of(encoding: Encoding, scheme: &Scheme) -> Option<Rounding> {
+    fn of(encoding: Encoding, scheme: &Scheme) -> Option<Tokens> {
         match (encoding, scheme.activations) {
-            (Encoding::BF16, _) => Some(Rounding::BF16),
-            (Encoding::F16, Activations::F16) => Some(Rounding::F16),
-            (encoding, Activations::DynamicInt8) if !encoding.is_float() => Some(Rounding::Int8),
+            (Encoding::BF16, _) => Some(Tokens::BF16),
+            (Encoding::F16, Activations::F16) => Some(Tokens::F16),
+            (encoding, Activations::DynamicInt8) if !encoding.is_float() => Some(Tokens::Int8),
             _ => None,
         }
     }
 
     fn op(self) -> Op {
         match self {
-            Rounding::Int8 => Op::Int8Token,
-            Rounding::BF16 => Op::Cast { to: DType::BF16 },
-            Rounding::F16 => Op::Cast { to: DType::F16 },
+            Tokens::Int8 => Op::Int8Token,
+            Tokens::BF16 => Op::Cast { to: DType::BF16 },
+            Tokens::F16 => Op::Cast { to: DType::F16 },
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Rounding::Int8 => "int8",
-            Rounding::BF16 => "bf16",
-            Rounding::F16 => "f16",
+            Tokens::Int8 => "int8",
+            Tokens::BF16 => "bf16",
+            Tokens::F16 => "f16",
         }
     }
 }
@@ -81,7 +81,7 @@ pub(super) fn run(module: &Module, scheme: &Scheme) -> Result<Proposal, BuildErr
         weight.search = scheme.search(encoding);
     }
 
-    let mut tokens: HashMap<(NodeId, Rounding), NodeId> = HashMap::new();
+    let mut tokens: HashMap<(NodeId, Tokens), NodeId> = HashMap::new();
     let module = Rewriter::new(&encoded).run(|rewriter, _, node| {
         let (Op::Linear, [Operand::Node(x), Operand::Weight(filter), rest @ ..]) = (&node.op, &node.args[..]) else {
             return Ok(None);
@@ -97,7 +97,7 @@ pub(super) fn run(module: &Module, scheme: &Scheme) -> Result<Proposal, BuildErr
             weight = id.into();
         }
         let Operand::Node(input) = rewriter.operand(Operand::Node(*x))? else { return Ok(None) };
-        let Some(rounding) = Rounding::of(encoding, scheme) else {
+        let Some(rounding) = Tokens::of(encoding, scheme) else {
             let args = [&[Operand::Node(input), weight], rest].concat();
             return rewriter.new.node(&node.name, Op::Linear, args).map(Some);
         };
@@ -112,7 +112,7 @@ pub(super) fn run(module: &Module, scheme: &Scheme) -> Result<Proposal, BuildErr
         };
         notes.push(Note::done(node.place(), format!("its tokens are rounded to {}", rounding.name())));
         let args = [&[Operand::Node(given), weight], rest].concat();
-        if rounding != Rounding::F16 {
+        if rounding != Tokens::F16 {
             return rewriter.new.node(&node.name, Op::Linear, args).map(Some);
         }
         let product = rewriter.new.node(&format!("{}.f16", node.name), Op::Linear, args)?;

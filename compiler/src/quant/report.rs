@@ -83,13 +83,13 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// That of a weight.
-    pub fn new(weight: &Weight, rounding: &Rounding) -> Cost {
+    /// That of a weight which takes `bytes`.
+    pub fn new(weight: &Weight, bytes: u64, rounding: &Rounding) -> Cost {
         Cost {
             name: weight.name.clone(),
             encoding: weight.ty.encoding,
             shape: weight.ty.shape.clone(),
-            bytes: weight.ty.bytes(),
+            bytes,
             sqnr: rounding.sqnr(),
             worst: rounding.worst,
             largest: rounding.largest,

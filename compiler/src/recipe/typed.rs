@@ -147,16 +147,18 @@ pub(super) fn scheme(
     {
         idle("group", &group.origin, "nothing is stored as int4");
     }
-    let quantized = any(&|e| !e.is_float());
+    let filters =
+        |wanted: &dyn Fn(Encoding) -> bool| wanted(weights.value) || keep.iter().any(|(kept, _)| wanted(*kept));
     match &activations {
-        Some(asked) if asked.value == Activations::DynamicInt8 && !quantized => {
-            idle("activations", &asked.origin, "nothing is stored as int8 or int4");
+        Some(asked) if asked.value == Activations::DynamicInt8 && !filters(&|e| !e.is_float()) => {
+            idle("activations", &asked.origin, "no filter is stored as int8 or int4");
         }
-        Some(asked) if asked.value == Activations::F16 && !any(&|e| e == Encoding::F16) => {
-            idle("activations", &asked.origin, "nothing is stored as f16");
+        Some(asked) if asked.value == Activations::F16 && !filters(&|e| e == Encoding::F16) => {
+            idle("activations", &asked.origin, "no filter is stored as f16");
         }
         _ => {}
     }
+    let quantized = any(&|e| !e.is_float());
     let search = settings.optional::<Search>(&format!("{table}.search"));
     if let Some(asked) = search.as_ref().filter(|asked| asked.value != Search::Max && !quantized) {
         idle("search", &asked.origin, "nothing is stored as int8 or int4");

@@ -61,12 +61,14 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
     let chunks = numbers().flat_map(|(constant, _)| stream::chunks(weight(constant)));
     stream::encode(parts.source, chunks, &mut |rows, chunk| {
         let ty = &rows.weight.ty;
-        let Some((constant, offset)) = places.peek() else { return Ok(()) };
+        let missing =
+            || EmitError::Illegal { place: rows.weight.name.clone(), what: "has no place in the file".into() };
+        let (constant, offset) = **places.peek().ok_or_else(missing)?;
         if rows.range.start == 0 {
-            out.pad_to(*offset)?;
+            out.pad_to(offset)?;
         }
         bytes.clear();
-        packed(*constant, parts.module, &chunk.encoded, &mut bytes);
+        packed(constant, parts.module, &chunk.encoded, &mut bytes);
         out.write(&bytes.values)?;
         scales.extend_from_slice(&bytes.scales);
         rounding.join(&chunk.rounding);
@@ -77,10 +79,12 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
                 out.write(&scales)?;
             }
             scales.clear();
+            let stored: u64 =
+                Constant::of(parts.module, constant.weight, constant.table).map(|c| c.bytes(parts.module)).sum();
             let rounding = std::mem::take(&mut rounding);
             // What formulas make is no weight of the model.
             if !rows.weight.expr.stored().is_empty() {
-                costs.push(Cost::new(rows.weight, &rounding));
+                costs.push(Cost::new(rows.weight, stored, &rounding));
             }
         }
         Ok::<(), EmitError>(())

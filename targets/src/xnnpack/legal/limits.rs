@@ -7,9 +7,9 @@
 //!   in `f16` and `bf16`, which a cast makes; from `f16` they make `f16`, which nothing but a cast reads.
 //! * **Tables**: every encoding, but rows of `int4` have an even length and `int4.gN` has whole groups. Tables in `int8`
 //!   and `int4` need hosts that link ExecuTorch's library of quantized kernels.
-//! * **Filters** in `int4` that are given tokens in int8 have an even number of inputs, too.
 //! * **Filters**: `f32`, `f16`, `int8.row` and `int4.row` for tokens in `f32`; `f16` for `f16`; `bf16` for `bf16`;
-//!   `int8.row`, `int4.row` and, where N divides a row, `int4.gN` for tokens that are rounded to int8 (`int8_token`).
+//!   `int8.row`, `int4.row` with rows of even length and, where N divides a row, `int4.gN` for tokens that are rounded
+//!   to int8 (`int8_token`).
 //! * **Other weights** are widened to `f32`. A weight is not both, a matrix and a vector.
 //! * **Biases** of quantized filters that are given floats are added by a node of their own: ExecuTorch 1.5.1 loads such
 //!   a filter with a bias, and then computes something else (wrong by half of the largest logit on a tiny model).
@@ -134,7 +134,7 @@ fn check_weight(
             }
             let columns = weight.ty.columns();
             if let Some(group) = encoding.group().filter(|group| !columns.is_multiple_of(*group)) {
-                return Err(Refusal::Group { place, columns, group });
+                return Err(Refusal::Group { place, role, columns, group });
             }
             // ExecuTorch 1.5.1 loads such a filter for int8 tokens and then computes all rows but the first wrongly.
             let pairs = matches!(role, "table" | "filter of int8 tokens");

@@ -50,7 +50,7 @@ impl Rewrite<'_> {
                 let parts = self.join(parts.to_vec(), *axis)?;
                 self.last(Op::Concat { axis: *axis }, parts)?
             }
-            // XNNPACK cannot gather: each row is chosen by a product with zeros and a one, which changes no bit of it.
+            // XNNPACK cannot gather: each row is chosen by a product with zeros and a one, exact for finite numbers.
             (Op::GatherRows, [x, rows @ Operand::Node(_)]) if self.is_input(*rows) => {
                 self.last(Op::Matmul { transpose: false }, [*rows, *x])?
             }

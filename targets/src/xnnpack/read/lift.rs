@@ -281,9 +281,11 @@ impl Lift<'_> {
     fn weight(&mut self, name: &str, stored: Stored) -> Result<WeightId> {
         let place = Place::Module(format!("@{name}"));
         let count = self.builder.module().weights.len();
-        let same = |lift: &Self, name: &str| lift.tensors.get(name) == Some(&stored);
         let mut name = if well_named(name) { name.to_string() } else { format!("const.{count}") };
-        if self.builder.weight_id(&name).is_some() && !same(self, &name) {
+        if let Some(known) = self.builder.weight_id(&name) {
+            if self.tensors.get(&name) == Some(&stored) {
+                return Ok(known);
+            }
             name = format!("{name}.{count}");
         }
         let id = self.builder.weight(&name, stored.ty.clone(), WeightExpr::Stored(name.clone()));
