@@ -1,4 +1,5 @@
-//! What a build takes: processor seconds and memory of the program, watched from outside, on checkpoints of random numbers.
+//! What a build takes: processor seconds and memory of the program, watched from outside, on checkpoints of random
+//! numbers.
 //!
 //! ```sh
 //! cargo build --release
@@ -35,17 +36,37 @@ struct Sizes {
     head_dim: u64,
     inner: u64,
     vocab: u64,
+    /// The head is the token table.
+    tied: bool,
 }
 
-const SIZES: [Sizes; 2] = [
-    Sizes { name: "0.5b", hidden: 896, layers: 24, heads: 14, kv_heads: 2, head_dim: 64, inner: 4864, vocab: 151_936 },
-    Sizes { name: "4b", hidden: 2560, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, inner: 9728, vocab: 151_936 },
+const HALF: Sizes = Sizes {
+    name: "0.5b",
+    hidden: 896,
+    layers: 24,
+    heads: 14,
+    kv_heads: 2,
+    head_dim: 64,
+    inner: 4864,
+    vocab: 151_936,
+    tied: true,
+};
+
+const SIZES: [Sizes; 4] = [
+    HALF,
+    // Those that the official exporter was measured with.
+    Sizes { name: "0.5b-untied", tied: false, ..HALF },
+    Sizes { name: "0.5b-untied-6-layers", layers: 6, tied: false, ..HALF },
+    Sizes { name: "4b", hidden: 2560, layers: 36, heads: 32, kv_heads: 8, head_dim: 128, inner: 9728, ..HALF },
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    let sizes = words.iter().find_map(|word| SIZES.iter().find(|sizes| sizes.name == word)).unwrap_or(&SIZES[0]);
-    let mut schemes: Vec<&str> = words.iter().map(String::as_str).filter(|word| *word != sizes.name).collect();
+    // The first word names the sizes, those after it the schemes.
+    let sizes = words.first().map_or(Some(&HALF), |word| SIZES.iter().find(|sizes| sizes.name == word));
+    let names: Vec<&str> = SIZES.iter().map(|sizes| sizes.name).collect();
+    let sizes = sizes.ok_or_else(|| format!("no such sizes; there are {}", names.join(", ")))?;
+    let mut schemes: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     if schemes.is_empty() {
         schemes.push("8da4w");
     }
@@ -134,6 +155,9 @@ fn checkpoint(sizes: &Sizes, folder: &Path) -> Result<(), Box<dyn Error>> {
         add("mlp.down_proj.weight", &[hidden, inner]);
     }
     tensors.push(("model.norm.weight".into(), vec![hidden]));
+    if !sizes.tied {
+        tensors.push(("lm_head.weight".into(), vec![vocab, hidden]));
+    }
 
     fs::create_dir_all(folder)?;
     let (mut header, mut end) = (serde_json::Map::new(), 0);
@@ -173,7 +197,7 @@ fn checkpoint(sizes: &Sizes, folder: &Path) -> Result<(), Box<dyn Error>> {
         "architectures": ["Fast_dLLM_QwenForCausalLM"], "model_type": "Fast_dLLM_Qwen", "bd_size": 32,
         "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "vocab_size": vocab,
         "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim, "hidden_act": "silu",
-        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 32768, "tie_word_embeddings": true,
+        "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 32768, "tie_word_embeddings": sizes.tied,
         "mask_token_id": 151_665, "eos_token_id": 151_645, "use_sliding_window": false, "torch_dtype": "bfloat16",
     });
     // Written last: it says that the checkpoint is whole.
