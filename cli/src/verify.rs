@@ -28,23 +28,25 @@ const PROMPTS: [&str; 4] = [
 ];
 /// Shares of a sequence that are masked, from its end on.
 const NOISE: [f64; 4] = [0.25, 0.5, 0.75, 1.0];
+/// Lengths of the shortest sequences of a comparison.
+const FEW: [usize; 5] = [1, 2, 5, 8, 9];
 /// Longest sequence of a comparison.
 const LENGTH: usize = 96;
 /// New tokens of a compared reply, about.
 const REPLY: usize = 48;
 
 /// Gets each check as it is finished.
-pub type Report<'a> = dyn FnMut(Check) + 'a;
+pub type Found<'a> = dyn FnMut(Check) + 'a;
 
 /// The structure of an artifact's folder: every digest of its manifest.
 ///
 /// # Errors
 /// When the manifest itself cannot be read.
-pub fn structure(folder: &Path, report: &mut Report<'_>) -> Result<(), Error> {
+pub fn structure(folder: &Path, found: &mut Found<'_>) -> Result<(), Error> {
     let manifest = Manifest::read(folder)?;
     let problem = manifest.check(folder, u64::MAX).err().map(|e| e.to_string());
     let passed = problem.is_none();
-    report(Check::Structure { what: format!("{} files of {}", manifest.files.len(), manifest.name), problem, passed });
+    found(Check::Structure { what: format!("{} files of {}", manifest.files.len(), manifest.name), problem, passed });
     Ok(())
 }
 
@@ -57,16 +59,16 @@ pub fn structure(folder: &Path, report: &mut Report<'_>) -> Result<(), Error> {
 ///
 /// Before all that the matrices themselves, number by number, since prompts touch only a few rows of the token table.
 ///
+/// With `explain` a departing reply names its row whichever it is.
+///
 /// # Errors
 /// When one of them cannot be run.
-///
-/// With `explain` a departing reply names its row whichever it is.
 pub fn artifact(
     artifact: &Opened,
     checkpoint: &Path,
     engine: &EngineChoice,
     explain: bool,
-    report: &mut Report<'_>,
+    found: &mut Found<'_>,
 ) -> Result<(), Error> {
     let source = subject::checkpoint(checkpoint, artifact.block)?;
     let rounded = subject::checkpoint_like(checkpoint, artifact.block, &artifact.module)?;
@@ -81,40 +83,27 @@ pub fn artifact(
     let room = greedy.room(other.shape());
     let cases = cases(&prompts, generation.mask_id, LENGTH.min(room).min(other.shape().max_cache));
 
+    let engine_name = other.engine();
     let theirs = (&artifact.module, artifact.source.as_ref());
-    report(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
+    found(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
     let exactly = Limits::same_weights(&artifact.module);
     let rounds = artifact.module.rounds_any_tokens();
-    for (name, tokens) in &cases {
-        report(Check::Numbers(numbers::compare(&mut exact, &mut other, (name, Purpose::Exactness), tokens, exactly)?));
-    }
-    let limits = Limits::of(&artifact.module);
+    let mut compare = |source: &mut Session, purpose, what: &str, limits| {
+        for (name, tokens) in &cases {
+            let name = format!("{name}{what}");
+            found(Check::Numbers(numbers::compare(source, &mut other, (&name, purpose), tokens, limits)?));
+        }
+        Ok::<(), Error>(())
+    };
+    compare(&mut exact, Purpose::Exactness, "", exactly)?;
     let matrices = || artifact.module.weights.iter().filter(|w| w.ty.shape.len() > 1);
     if rounds || matrices().any(|w| w.ty.encoding != Encoding::F32) {
         let mut unrounded = session(&source, &EngineChoice::Tract)?;
-        for (name, tokens) in &cases {
-            let name = format!("{name}, cost of the encoding");
-            report(Check::Numbers(numbers::compare(
-                &mut unrounded,
-                &mut other,
-                (&name, Purpose::Cost),
-                tokens,
-                limits,
-            )?));
-        }
+        compare(&mut unrounded, Purpose::Cost, ", cost of the encoding", Limits::of(&artifact.module))?;
     }
     if *engine != EngineChoice::Tract {
         let mut tract = session(artifact, &EngineChoice::Tract)?;
-        for (name, tokens) in &cases {
-            let name = format!("{name}, {} against tract", other.engine());
-            report(Check::Numbers(numbers::compare(
-                &mut tract,
-                &mut other,
-                (&name, Purpose::Engine),
-                tokens,
-                exactly,
-            )?));
-        }
+        compare(&mut tract, Purpose::Engine, &format!(", {engine_name} against tract"), exactly)?;
     }
     for (name, tokens) in &prompts {
         // Half of the room is the answer's.
@@ -122,7 +111,7 @@ pub fn artifact(
         let mut algorithm = greedy.clone();
         algorithm.fit(tokens.len(), other.shape());
         algorithm.shorten(REPLY);
-        report(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, explain, !rounds)?);
+        found(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, explain, !rounds)?);
     }
     Ok(())
 }
@@ -144,9 +133,14 @@ fn prompts(text: Option<&Path>, vocab: usize) -> Result<Vec<(String, Vec<u32>)>,
     PROMPTS.iter().map(|prompt| Ok((prompt.to_string(), encode(prompt)?))).collect()
 }
 
-/// Each prompt as it is, and with masks at several noise levels.
+/// Each prompt as it is, and with masks at several noise levels; before that the beginning of one in lengths that take
+/// different paths through kernels, which compute several rows at a time.
 fn cases(prompts: &[(String, Vec<u32>)], mask: u32, length: usize) -> Vec<(String, Vec<u32>)> {
-    let mut cases = Vec::new();
+    let beginnings = prompts.iter().take(1).flat_map(|(name, tokens)| {
+        let lengths = FEW.into_iter().filter(|few| *few < tokens.len().min(length));
+        lengths.map(move |few| (format!("{name} ({few} tokens)"), tokens[..few].to_vec()))
+    });
+    let mut cases: Vec<(String, Vec<u32>)> = beginnings.collect();
     for (name, tokens) in prompts {
         let tokens = &tokens[..tokens.len().min(length)];
         cases.push((name.clone(), tokens.to_vec()));

@@ -39,11 +39,11 @@ pub(crate) fn run(args: &Bench) -> Result<bool, Error> {
         bar.finish_and_clear();
         report(what, asked, &timings?, args)?;
     }
-    if args.message_format == MessageFormat::Text {
-        if let Some((anonymous, peak)) = memory() {
-            let (anonymous, peak) = (HumanBytes(anonymous), HumanBytes(peak));
-            say(&format!("\nmemory: {anonymous} anonymous now, {peak} resident at most\n"))?;
-        }
+    if args.message_format == MessageFormat::Text
+        && let Some((anonymous, peak)) = memory()
+    {
+        let (anonymous, peak) = (HumanBytes(anonymous), HumanBytes(peak));
+        say(&format!("\nmemory: {anonymous} anonymous now, {peak} resident at most\n"))?;
     }
     Ok(true)
 }

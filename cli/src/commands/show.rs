@@ -50,7 +50,8 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
 fn values(recipe: &recipe::Recipe) -> String {
     let rows = recipe.values().iter().map(|v| (format!("{} = {}", v.key, v.value), v.origin.to_string()));
     let rows: Vec<(String, String)> = rows.collect();
-    let width = rows.iter().map(|(value, _)| value.chars().count()).max().unwrap_or(0);
+    // A very long value does not push the places of all others out of sight.
+    let width = rows.iter().map(|(value, _)| value.chars().count().min(120)).max().unwrap_or(0);
     let mut text: String = rows.iter().map(|(value, origin)| format!("{value:width$}  # {origin}\n")).collect();
     let names: Vec<&str> = recipe.builds.iter().map(|b| b.name.as_str()).collect();
     text.push_str(&format!("\n# builds: {}\n", names.join(", ")));

@@ -8,7 +8,7 @@ use diffulex_runtime::tract::TractEngine;
 use diffulex_runtime::verify::trajectories::{self, Trajectory};
 use diffulex_runtime::verify::{Known, Limits, conversations, reference};
 
-use super::Report;
+use super::Found;
 use crate::Error;
 use crate::subject::{EngineChoice, Opened};
 
@@ -37,19 +37,19 @@ pub fn recordings(
     opened: &Opened,
     engine: &EngineChoice,
     recordings: &Recordings<'_>,
-    report: &mut Report<'_>,
+    found: &mut Found<'_>,
 ) -> Result<(), Error> {
     let runs = recordings.trajectories.iter().map(|file| trajectories::read(file)).collect::<Result<Vec<_>, _>>()?;
     let talks = recordings.conversations.iter().map(|file| conversations::read(file)).collect::<Result<Vec<_>, _>>()?;
     if !recordings.references.is_empty() {
         let attention = attention(opened, recordings.block, &runs)?;
-        logits(opened, engine, attention, recordings.references, report)?;
+        logits(opened, engine, attention, recordings.references, found)?;
     }
     let model = Known { family: opened.family, generation: opened.generation.as_ref().ok() };
     if runs.iter().flatten().next().is_some() {
         let mut session = Session::new(opened.engine(engine)?, Attention::Full)?;
         for trajectory in runs.iter().flatten() {
-            report(trajectories::check(&mut session, &model, trajectory, recordings.explain));
+            found(trajectories::check(&mut session, &model, trajectory, recordings.explain));
         }
     }
     if talks.iter().flatten().next().is_some() {
@@ -58,7 +58,7 @@ pub fn recordings(
         let chat = Chat::open(folder)?;
         let mut session = Session::new(opened.engine(engine)?, Attention::Full)?;
         for (number, talk) in talks.iter().flatten().enumerate() {
-            report(conversations::check(&mut session, &model, &chat, number, talk, recordings.explain));
+            found(conversations::check(&mut session, &model, &chat, number, talk, recordings.explain));
         }
     }
     Ok(())
@@ -72,7 +72,7 @@ fn logits(
     engine: &EngineChoice,
     attention: Attention,
     files: &[PathBuf],
-    report: &mut Report<'_>,
+    found: &mut Found<'_>,
 ) -> Result<(), Error> {
     let limits = Limits::of(&opened.module);
     for file in files {
@@ -93,7 +93,7 @@ fn logits(
                 true => reference::LOGITS_LIMIT,
                 false => limits.max_error * largest,
             };
-            report(reference::check(&mut session, case, limit)?);
+            found(reference::check(&mut session, case, limit)?);
         }
     }
     Ok(())

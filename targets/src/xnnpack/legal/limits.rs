@@ -195,11 +195,10 @@ pub(super) fn check_nodes(module: &Module) -> Result<(), Refusal> {
 
 /// Numbers of 16 bits stand between casts and filters only.
 fn check_types(module: &Module, node: &Node) -> Result<(), Refusal> {
-    let made = match (&node.op, node.ty.dtype) {
-        (Op::Input, _) | (_, DType::F32) => true,
-        (Op::Cast { .. }, DType::F16 | DType::BF16) | (Op::Linear, DType::F16) => true,
-        _ => false,
-    };
+    let made = matches!(
+        (&node.op, node.ty.dtype),
+        (Op::Input, _) | (_, DType::F32) | (Op::Cast { .. }, DType::F16 | DType::BF16) | (Op::Linear, DType::F16)
+    );
     let float = |dtype| matches!(dtype, DType::F16 | DType::BF16);
     let read = node.args.iter().enumerate().find(|(i, arg)| {
         float(module.operand_type(**arg).dtype) && !matches!((&node.op, i), (Op::Cast { .. }, 0) | (Op::Linear, 0))
