@@ -146,7 +146,8 @@ fn model(opened: &Opened) -> String {
         cache.kv_heads,
         cache.head_dim
     );
-    text.push_str(&format!("bounds     {} tokens a step, {} cached positions\n", bounds.t, bounds.c));
+    let rows = if bounds.r > 0 { ", logits of the rows that a step asks for" } else { "" };
+    text.push_str(&format!("bounds     {} tokens a step, {} cached positions{rows}\n", bounds.t, bounds.c));
     for (encoding, (count, numbers, bytes)) in by_encoding {
         text.push_str(&format!("weights    {encoding}: {count} with {numbers} numbers, {}\n", HumanBytes(bytes)));
     }
