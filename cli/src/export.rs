@@ -17,11 +17,14 @@ const BASE: (&str, &str) = ("base.toml", include_str!("../../recipes/base.toml")
 const fn family(family: Family) -> (&'static str, &'static str) {
     match family {
         Family::Sdar => ("families/sdar.toml", include_str!("../../recipes/families/sdar.toml")),
-        Family::FastDllmV2 => ("families/fast-dllm-v2.toml", include_str!("../../recipes/families/fast_dllm_v2.toml")),
+        Family::FastDllmV2 => ("families/fast_dllm_v2.toml", include_str!("../../recipes/families/fast_dllm_v2.toml")),
         Family::Dream => ("families/dream.toml", include_str!("../../recipes/families/dream.toml")),
         Family::Llada => ("families/llada.toml", include_str!("../../recipes/families/llada.toml")),
     }
 }
+
+/// Keys whose values the flags give.
+const SAID_BY_FLAGS: [&str; 6] = ["name", "model", "model.checkpoint", "matrix", "matrix.target", "matrix.quant"];
 
 /// What is to be exported.
 #[derive(Clone, Debug)]
@@ -54,12 +57,8 @@ impl Request<'_> {
     /// # Errors
     /// When the checkpoint cannot be read, or the overrides make no recipe.
     pub fn recipe(&self) -> Result<Recipe, Error> {
-        let said =
-            |key: &str| self.overrides.iter().any(|text| text.split('=').next().is_some_and(|k| k.trim() == key));
-        if let Some(key) = ["name", "model", "model.checkpoint", "matrix", "matrix.target", "matrix.quant"]
-            .into_iter()
-            .find(|key| said(key))
-        {
+        let keys = self.overrides.iter().filter_map(|text| text.split_once('=')).map(|(key, _)| key.trim());
+        if let Some(key) = keys.into_iter().find(|key| SAID_BY_FLAGS.contains(key)) {
             return Err(Error::Usage(format!("`--set {key}=…` would say what the flags of `export` say already")));
         }
         let checkpoint = Checkpoint::open(self.checkpoint)?;
