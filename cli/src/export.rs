@@ -57,11 +57,14 @@ impl Request<'_> {
     /// # Errors
     /// When the checkpoint cannot be read, or the overrides make no recipe.
     pub fn recipe(&self) -> Result<Recipe, Error> {
+        self.recipe_of(&Checkpoint::open(self.checkpoint)?)
+    }
+
+    fn recipe_of(&self, checkpoint: &Checkpoint) -> Result<Recipe, Error> {
         let keys = self.overrides.iter().filter_map(|text| text.split_once('=')).map(|(key, _)| key.trim());
         if let Some(key) = keys.into_iter().find(|key| SAID_BY_FLAGS.contains(key)) {
             return Err(Error::Usage(format!("`--set {key}=…` would say what the flags of `export` say already")));
         }
-        let checkpoint = Checkpoint::open(self.checkpoint)?;
         let config = checkpoint.config();
         let load = |own: &str, overrides: &[String]| {
             recipe::load_texts(&[BASE, family(config.family), ("export", own)], overrides)
@@ -112,9 +115,10 @@ impl Request<'_> {
     /// # Errors
     /// As [`Request::recipe`], and when the recipe does not fit the checkpoint.
     pub fn job(&self) -> Result<Job, Error> {
-        let recipe = self.recipe()?;
+        let checkpoint = Arc::new(Checkpoint::open(self.checkpoint)?);
+        let recipe = self.recipe_of(&checkpoint)?;
         let build = recipe.builds.into_iter().next().ok_or_else(|| Error::Usage("nothing is to be exported".into()))?;
-        Job::new(build, Arc::new(Checkpoint::open(self.checkpoint)?))
+        Job::new(build, checkpoint)
     }
 }
 

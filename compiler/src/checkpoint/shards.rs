@@ -93,7 +93,7 @@ impl Shards {
         }
         let repeated = tied_head.and_then(|name| self.tensors.get_key_value(name));
         if let (Some((name, head)), Some(table)) = (repeated, tensors.get("embed_tokens")) {
-            if head.ty != table.ty || self.bytes(head) != self.bytes(table) {
+            if head.ty != table.ty || !self.same_bytes(head, table) {
                 let file = self.files[head.file].0.clone();
                 let what = "differs from the token table, although config.json ties them".into();
                 return Err(CheckpointError::Tensor { file, tensor: name.clone(), what });
@@ -130,16 +130,36 @@ impl Shards {
     pub fn release(&self, name: &str, rows: Range<usize>) {
         let Some(place) = self.tensors.get(name) else { return };
         let width = place.ty.as_ref().map_or(0, WeightType::row_bytes);
-        let (from, to) = (rows.start.saturating_mul(width), rows.end.saturating_mul(width).min(place.bytes.len()));
+        self.give_back(place, rows.start.saturating_mul(width)..rows.end.saturating_mul(width));
+    }
+
+    /// Gives the pages of some bytes of a tensor back.
+    fn give_back(&self, place: &Place, bytes: Range<usize>) {
+        let to = bytes.end.min(place.bytes.len());
+        let from = bytes.start.min(to);
         // SAFETY: the map is read-only and backed by a file: dropped pages are read again when touched. Failing to drop
         // them changes nothing but memory use.
         let _ = unsafe {
             self.files[place.file].1.unchecked_advise_range(
                 UncheckedAdvice::DontNeed,
-                place.bytes.start + from.min(to),
-                to.saturating_sub(from),
+                place.bytes.start + from,
+                to - from,
             )
         };
+    }
+
+    /// Whether two tensors have the same bytes. Pages are given back behind the comparison.
+    fn same_bytes(&self, a: &Place, b: &Place) -> bool {
+        const STEP: usize = 1 << 20;
+        let (x, y) = (self.bytes(a), self.bytes(b));
+        let mut steps = x.chunks(STEP).zip(y.chunks(STEP)).enumerate();
+        x.len() == y.len()
+            && steps.all(|(i, (x, y))| {
+                let same = x == y;
+                let done = (i * STEP).saturating_sub(STEP)..(i + 1) * STEP;
+                [a, b].into_iter().for_each(|place| self.give_back(place, done.clone()));
+                same
+            })
     }
 
     fn bytes(&self, place: &Place) -> &[u8] {
