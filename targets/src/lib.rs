@@ -14,6 +14,7 @@
 //! Absent on purpose: Hugging Face names, recipes' files, tract, anything that executes.
 
 pub mod artifact;
+pub mod coreml;
 mod naming;
 pub mod raise;
 mod refusal;

@@ -61,6 +61,18 @@ pub enum Refusal {
         /// The type that works.
         nearest: DType,
     },
+    /// The oldest system that is to run the artifact lacks something.
+    #[error("{place}: {what} needs {needs}, and {deployment} is asked for")]
+    Deployment {
+        /// The node or weight.
+        place: String,
+        /// What is missing there.
+        what: &'static str,
+        /// The first system that has it.
+        needs: &'static str,
+        /// The system asked for.
+        deployment: &'static str,
+    },
     /// A shape is beyond the target's limits.
     #[error("{place}: {what}")]
     Shape {
@@ -88,6 +100,7 @@ impl Refusal {
             | Refusal::Group { place, .. }
             | Refusal::Odd { place, .. }
             | Refusal::DType { place, .. }
+            | Refusal::Deployment { place, .. }
             | Refusal::Shape { place, .. }
             | Refusal::Step { place, .. } => place,
         }
@@ -102,6 +115,7 @@ impl Refusal {
                 (!names.is_empty()).then(|| names.join(" or "))
             }
             Refusal::DType { nearest, .. } => Some(nearest.name().to_string()),
+            Refusal::Deployment { needs, .. } => Some((*needs).to_string()),
             Refusal::Odd { .. } => Some(Encoding::Int8Row.name().to_string()),
             Refusal::Group { .. } | Refusal::Shape { .. } | Refusal::Step { .. } => None,
         }

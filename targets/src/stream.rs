@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use diffulex_compiler::ir::{Weight, WeightError, WeightSource};
-use diffulex_compiler::quant::{Encoded, Rounding};
+use diffulex_compiler::quant::{Encoded, Packing, Rounding, Rows};
 use rayon::prelude::*;
 
 /// Numbers of a chunk, about: a chunk holds whole rows.
@@ -36,7 +36,7 @@ impl Part<'_> {
 /// Rows in their encoding, and what that cost.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
-    /// Numbers and scales.
+    /// Numbers and scales, as `pack` left them.
     pub(crate) encoded: Encoded,
     /// Their errors.
     pub(crate) rounding: Rounding,
@@ -44,17 +44,31 @@ pub(crate) struct Chunk {
 
 /// The rows of a weight, chunk by chunk.
 pub(crate) fn chunks(weight: &Weight) -> impl Iterator<Item = Part<'_>> {
-    let (rows, step) = (weight.ty.rows(), (CHUNK / weight.ty.columns().max(1)).max(1));
-    (0..rows).step_by(step).map(move |start| Part { weight, range: start..rows.min(start + step) })
+    chunks_of(weight, 0..weight.ty.rows())
 }
 
-/// Encodes all chunks and gives them to `sink` in order.
+/// Some rows of a weight, chunk by chunk.
+pub(crate) fn chunks_of(weight: &Weight, rows: Range<usize>) -> impl Iterator<Item = Part<'_>> {
+    let step = (CHUNK / weight.ty.columns().max(1)).max(1);
+    rows.clone().step_by(step).map(move |start| Part { weight, range: start..rows.end.min(start + step) })
+}
+
+/// Turns rows of a weight into what a format stores, and says how that is packed.
+pub(crate) type Pack<'a> = &'a (dyn Fn(&Part<'_>, &mut Encoded) -> Result<Packing, WeightError> + Sync);
+
+/// The [`Pack`] of a format that stores rows as they are.
+pub(crate) fn as_it_is(_: &Part<'_>, _: &mut Encoded) -> Result<Packing, WeightError> {
+    Ok(Packing::default())
+}
+
+/// Encodes all chunks, packs them, and gives them to `sink` in order.
 ///
 /// # Errors
-/// The first chunk, in order, that cannot be evaluated or encoded, or that `sink` refuses.
+/// The first chunk, in order, that cannot be evaluated, encoded or packed, or that `sink` refuses.
 pub(crate) fn encode<'a, E: From<WeightError>>(
     source: &dyn WeightSource,
     chunks: impl Iterator<Item = Part<'a>>,
+    pack: Pack<'_>,
     sink: &mut dyn FnMut(&Part<'a>, &Chunk) -> Result<(), E>,
 ) -> Result<(), E> {
     let batch = rayon::current_num_threads().clamp(1, BATCH);
@@ -66,7 +80,7 @@ pub(crate) fn encode<'a, E: From<WeightError>>(
         rayon::in_place_scope(|scope| {
             scope.spawn(|_| {
                 let make = |rows: Part<'a>| {
-                    let chunk = chunk(source, &rows);
+                    let chunk = chunk(source, &rows, pack);
                     (rows, chunk)
                 };
                 making = next.into_par_iter().map(make).collect();
@@ -82,12 +96,13 @@ pub(crate) fn encode<'a, E: From<WeightError>>(
     Ok(())
 }
 
-fn chunk(source: &dyn WeightSource, rows: &Part<'_>) -> Result<Chunk, WeightError> {
+fn chunk(source: &dyn WeightSource, rows: &Part<'_>, pack: Pack<'_>) -> Result<Chunk, WeightError> {
     let Part { weight, range } = rows;
     let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
     let (mut exact, mut kept, mut chunk) = (Vec::new(), Vec::new(), Chunk::default());
     weight.encode(source, range.clone(), &mut exact, &mut chunk.encoded)?;
-    chunk.encoded.rows(encoding, columns).decode(&mut kept);
+    let packing = pack(rows, &mut chunk.encoded)?;
+    Rows { packing, ..chunk.encoded.rows(encoding, columns) }.decode(&mut kept);
     chunk.rounding.add(&exact, &kept);
     Ok(chunk)
 }

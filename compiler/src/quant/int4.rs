@@ -70,7 +70,7 @@ pub(super) fn decode(
     group: Option<usize>,
     packing: Packing,
     values: &[u8],
-    scales: &[u8],
+    scales: &[f32],
     out: &mut Vec<f32>,
 ) {
     let start = out.len();
@@ -78,15 +78,11 @@ pub(super) fn decode(
     out.resize(start + values.len() / bytes * columns, 0.0);
     let numbers = &mut out[start..];
     for (row, packed) in numbers.chunks_exact_mut(columns).zip(values.chunks_exact(bytes)) {
-        unpack(packed, packing.high_first, row);
+        unpack(packed, packing, row);
     }
-    let scale = |block: &mut [f32], scale: f32| block.iter_mut().for_each(|x| *x *= scale);
     let rows = numbers.chunks_exact_mut(columns);
     let blocks = rows.flat_map(|row| row.chunks_mut(group.unwrap_or(columns)));
-    match group.is_some() && !packing.wide_scales {
-        true => blocks.zip(scales.as_chunks().0).for_each(|(x, s)| scale(x, bf16::from_le_bytes(*s).to_f32())),
-        false => blocks.zip(scales.as_chunks().0).for_each(|(x, s)| scale(x, f32::from_le_bytes(*s))),
-    }
+    blocks.zip(scales).for_each(|(block, scale)| block.iter_mut().for_each(|x| *x *= scale));
 }
 
 /// Appends the bytes of one row of nibbles.
@@ -97,9 +93,11 @@ fn pack(nibbles: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Writes the values of one row of nibbles.
-fn unpack(bytes: &[u8], high_first: bool, row: &mut [f32]) {
-    let value = |nibble: u8| f32::from(nibble as i8 - ZERO);
-    let turned = |byte: u8| if high_first { byte.rotate_left(4) } else { byte };
+fn unpack(bytes: &[u8], packing: Packing, row: &mut [f32]) {
+    // In two's complement the highest bit counts -8: turned over, it counts 8 more.
+    let sign = if packing.signed { ZERO as u8 } else { 0 };
+    let value = |nibble: u8| f32::from((nibble ^ sign) as i8 - ZERO);
+    let turned = |byte: u8| if packing.high_first { byte.rotate_left(4) } else { byte };
     let (pairs, last) = row.as_chunks_mut();
     for (pair, byte) in pairs.iter_mut().zip(bytes) {
         let byte = turned(*byte);
@@ -125,16 +123,21 @@ mod tests {
     ) -> (Vec<i32>, Vec<f32>, Vec<f32>) {
         let (mut packed, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
         encode(columns, group, numbers, search, &mut packed, &mut scales);
+        let scales = floats(group, &scales);
         decode(columns, group, Packing::default(), &packed, &scales, &mut back);
         let bytes = columns.div_ceil(2);
         assert_eq!(packed.len(), numbers.len() / columns * bytes);
         let nibble = |i: usize| packed[i / columns * bytes + i % columns / 2] >> (i % columns % 2 * 4) & 15;
         let values = (0..numbers.len()).map(|i| i32::from(nibble(i)) - 8).collect();
-        let scales = match group {
-            None => scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Some(_) => scales.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        };
         (values, scales, back)
+    }
+
+    /// Scales from their bytes.
+    fn floats(group: Option<usize>, bytes: &[u8]) -> Vec<f32> {
+        match group {
+            None => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Some(_) => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        }
     }
 
     #[test]
@@ -144,7 +147,7 @@ mod tests {
             encode(4, group, &[1.75, -1.0, 0.125, 0.375], Search::Max, &mut values, &mut scales);
             assert_eq!(scales, bytes);
             assert_eq!(values, [0x4f, 0xa8]);
-            decode(4, group, Packing::default(), &values, &scales, &mut back);
+            decode(4, group, Packing::default(), &values, &floats(group, &scales), &mut back);
             assert_eq!(back, [1.75, -1.0, 0.0, 0.5]);
         }
     }
@@ -153,9 +156,9 @@ mod tests {
     fn every_byte_unpacks_and_packs() {
         for byte in 0..=255u8 {
             let mut row = [0.0; 2];
-            unpack(&[byte.rotate_left(4)], true, &mut row);
+            unpack(&[byte.rotate_left(4)], Packing { high_first: true, ..Packing::default() }, &mut row);
             let turned = row;
-            unpack(&[byte], false, &mut row);
+            unpack(&[byte], Packing::default(), &mut row);
             assert_eq!(row, turned);
             assert_eq!(row.map(|x| x as i32), [i32::from(byte % 16) - 8, i32::from(byte / 16) - 8]);
             let mut packed = Vec::new();
@@ -170,7 +173,7 @@ mod tests {
         let (mut values, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
         encode(3, None, &numbers, Search::Max, &mut values, &mut scales);
         assert_eq!(values, [0x9f, 0x85, 0x1f, 0x88]);
-        decode(3, None, Packing::default(), &values, &scales, &mut back);
+        decode(3, None, Packing::default(), &values, &floats(None, &scales), &mut back);
         assert_eq!(back, numbers);
         // Blocks of three in a row of six share a byte.
         let (values, scales, back) = encoded(6, Some(3), &numbers, Search::Max);
@@ -252,16 +255,16 @@ mod tests {
             for (columns, group) in [(96, None), (96, Some(32)), (48, Some(16)), (3, None)] {
                 let (mut values, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
                 encode(columns, group, &numbers, Search::Max, &mut values, &mut scales);
+                let scales = floats(group, &scales);
                 decode(columns, group, Packing::default(), &values, &scales, &mut back);
-                let turned: Vec<u8> = values.iter().map(|byte| byte.rotate_left(4)).collect();
-                let wide: Vec<u8> = match group {
-                    None => scales.clone(),
-                    Some(_) => scales.as_chunks::<2>().0.iter().flat_map(|[a, b]| [0, 0, *a, *b]).collect(),
-                };
-                let mut other = Vec::new();
-                let packing = Packing { high_first: true, wide_scales: true };
-                decode(columns, group, packing, &turned, &wide, &mut other);
-                prop_assert_eq!(&back, &other);
+                for (high_first, signed) in [(true, false), (false, true), (true, true)] {
+                    let packing = Packing { high_first, signed, ..Packing::default() };
+                    let turned = |byte: &u8| if high_first { byte.rotate_left(4) } else { *byte };
+                    let values: Vec<u8> = values.iter().map(|b| turned(b) ^ if signed { 0x88 } else { 0 }).collect();
+                    let mut other = Vec::new();
+                    decode(columns, group, packing, &values, &scales, &mut other);
+                    prop_assert_eq!(&back, &other);
+                }
             }
         }
 

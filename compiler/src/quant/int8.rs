@@ -34,9 +34,8 @@ pub(super) fn encode(columns: usize, numbers: &[f32], search: Search, values: &m
 }
 
 /// Appends the numbers of whole rows of `columns` values and their scales.
-pub(super) fn decode(columns: usize, values: &[u8], scales: &[u8], out: &mut Vec<f32>) {
-    for (row, scale) in values.chunks_exact(columns).zip(scales.as_chunks::<4>().0) {
-        let scale = f32::from_le_bytes(*scale);
+pub(super) fn decode(columns: usize, values: &[u8], scales: &[f32], out: &mut Vec<f32>) {
+    for (row, scale) in values.chunks_exact(columns).zip(scales) {
         out.extend(row.iter().map(|&value| f32::from(value as i8) * scale));
     }
 }
@@ -51,8 +50,8 @@ mod tests {
     fn encoded(columns: usize, numbers: &[f32], search: Search) -> (Vec<i32>, Vec<f32>, Vec<f32>) {
         let (mut values, mut scales, mut back) = (Vec::new(), Vec::new(), Vec::new());
         encode(columns, numbers, search, &mut values, &mut scales);
+        let scales: Vec<f32> = scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         decode(columns, &values, &scales, &mut back);
-        let scales = scales.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         (values.iter().map(|&v| i32::from(v as i8)).collect(), scales, back)
     }
 
@@ -62,7 +61,7 @@ mod tests {
         encode(4, &[31.75, -1.0, 0.125, 0.375], Search::Max, &mut values, &mut scales);
         assert_eq!(scales, [0x00, 0x00, 0x80, 0x3e]);
         assert_eq!(values, [0x7f, 0xfc, 0x00, 0x02]);
-        decode(4, &values, &scales, &mut back);
+        decode(4, &values, &[0.25], &mut back);
         assert_eq!(back, [31.75, -1.0, 0.0, 0.5]);
     }
 

@@ -21,15 +21,46 @@ use crate::ir::types::Encoding;
 pub struct Packing {
     /// Of two numbers in a byte the first stands in the high half.
     pub high_first: bool,
-    /// Scales of groups are f32, not bf16.
-    pub wide_scales: bool,
+    /// Half a byte holds `q` in two's complement, not `q + 8`.
+    pub signed: bool,
+    /// How scales are stored.
+    pub scales: Scales,
+}
+
+/// How a format stores scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scales {
+    /// As the encoding has it: those of rows in f32, those of groups in bf16.
+    #[default]
+    Own,
+    /// All in f32.
+    F32,
+    /// All in f16.
+    F16,
 }
 
 impl Packing {
     /// Bytes of the scales of one row.
     pub fn scale_bytes(self, encoding: Encoding, columns: usize) -> usize {
-        let wide = self.wide_scales && encoding.group().is_some();
-        encoding.scale_bytes(columns) * if wide { 2 } else { 1 }
+        let count = encoding.group().map_or(1, |group| columns.div_ceil(group));
+        match self.scales {
+            Scales::F32 if !encoding.is_float() => 4 * count,
+            Scales::F16 if !encoding.is_float() => 2 * count,
+            _ => encoding.scale_bytes(columns),
+        }
+    }
+
+    /// The scales of rows in `encoding`.
+    fn scales(self, encoding: Encoding, bytes: &[u8]) -> Vec<f32> {
+        let mut scales = Vec::new();
+        match (self.scales, encoding.group()) {
+            (Scales::F16, _) => half::decode_f16(bytes, &mut scales),
+            (Scales::Own, Some(_)) => half::decode_bf16(bytes, &mut scales),
+            (Scales::F32, _) | (Scales::Own, None) => {
+                scales.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+            }
+        }
+        scales
     }
 }
 
@@ -74,6 +105,11 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Their scales, row after row.
+    pub fn scales(&self) -> Vec<f32> {
+        self.packing.scales(self.encoding, self.scales)
+    }
+
     /// Appends their numbers.
     pub fn decode(&self, out: &mut Vec<f32>) {
         let Rows { encoding, packing, columns, values, scales } = *self;
@@ -81,9 +117,9 @@ impl<'a> Rows<'a> {
             Encoding::F32 => out.extend(values.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
             Encoding::F16 => half::decode_f16(values, out),
             Encoding::BF16 => half::decode_bf16(values, out),
-            Encoding::Int8Row => int8::decode(columns, values, scales, out),
+            Encoding::Int8Row => int8::decode(columns, values, &packing.scales(encoding, scales), out),
             Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
-                int4::decode(columns, encoding.group(), packing, values, scales, out);
+                int4::decode(columns, encoding.group(), packing, values, &packing.scales(encoding, scales), out);
             }
         }
     }
@@ -165,4 +201,27 @@ pub fn encode(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_read_as_they_are_stored() {
+        let packing = |scales| Packing { scales, ..Packing::default() };
+        let (row, group) = (Encoding::Int8Row, Encoding::Int4G32);
+        for (encoding, scales, bytes) in [
+            (row, Scales::Own, &[0, 0, 0x80, 0x3e][..]),
+            (row, Scales::F32, &[0, 0, 0x80, 0x3e]),
+            (row, Scales::F16, &[0, 0x34]),
+            (group, Scales::Own, &[0x80, 0x3e]),
+            (group, Scales::F32, &[0, 0, 0x80, 0x3e]),
+            (group, Scales::F16, &[0, 0x34]),
+        ] {
+            assert_eq!(packing(scales).scales(encoding, bytes), [0.25]);
+            assert_eq!(packing(scales).scale_bytes(encoding, 32), bytes.len());
+            assert_eq!(packing(scales).scale_bytes(Encoding::F16, 32), 0);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Rows of numbers as they are stored, read sixteen at a time and widened on the way.
 
 use diffulex_compiler::ir::Encoding;
-use diffulex_compiler::quant::Rows;
+use diffulex_compiler::quant::{Rows, Scales};
 
 use super::simd::{LANES, Simd};
 
@@ -83,16 +83,22 @@ pub(crate) fn first_not_finite(rows: &Rows<'_>) -> Option<(usize, usize)> {
     let columns = rows.columns.max(1);
     let single = |bytes: &[u8]| first(bytes.as_chunks().0, |b| u32::from_le_bytes(b) & 0x7f80_0000 == 0x7f80_0000);
     let brain = |bytes: &[u8]| first(bytes.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7f80 == 0x7f80);
+    let half = |bytes: &[u8]| first(bytes.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00);
     // All bits of the exponent are set in infinities and NaNs.
     let place = match (rows.encoding, rows.encoding.group()) {
         (Encoding::F32, _) => single(rows.values),
-        (Encoding::F16, _) => first(rows.values.as_chunks().0, |b| u16::from_le_bytes(b) & 0x7c00 == 0x7c00),
+        (Encoding::F16, _) => half(rows.values),
         (Encoding::BF16, _) => brain(rows.values),
         (_, Some(group)) => {
             let groups = columns.div_ceil(group);
-            let bad = if rows.packing.wide_scales { single(rows.scales) } else { brain(rows.scales) };
+            let bad = match rows.packing.scales {
+                Scales::Own => brain(rows.scales),
+                Scales::F32 => single(rows.scales),
+                Scales::F16 => half(rows.scales),
+            };
             bad.map(|i| i / groups * columns + i % groups * group)
         }
+        (_, None) if rows.packing.scales == Scales::F16 => half(rows.scales).map(|row| row * columns),
         (_, None) => single(rows.scales).map(|row| row * columns),
     };
     place.map(|i| (i / columns, i % columns))

@@ -19,7 +19,7 @@ pub(super) use xnnpack_generated::xnnpack as delegate;
 
 /// Constants of the formats, named after the schema field or enumeration that they mirror.
 pub(super) mod constants {
-    use diffulex_compiler::quant::Packing;
+    use diffulex_compiler::quant::{Packing, Scales};
 
     /// File identifier of a program.
     pub(crate) const PROGRAM_IDENTIFIER: [u8; 4] = *b"ET12";
@@ -83,7 +83,7 @@ pub(super) mod constants {
     pub(crate) const NAMED: u64 = u64::MAX;
     /// Quantized tables as the kernels of `quantized_decomposed` read them: `embedding_4bit` takes the first of two
     /// numbers from the high half of a byte, and both take scales in f32.
-    pub(crate) const TABLE_PACKING: Packing = Packing { high_first: true, wide_scales: true };
+    pub(crate) const TABLE_PACKING: Packing = Packing { high_first: true, signed: false, scales: Scales::F32 };
     /// Kernel of tables of floats, `(name, overload)`.
     pub(crate) const EMBEDDING: (&str, &str) = ("aten::embedding", "out");
     /// Kernel of tables in int8, of the library of quantized kernels.

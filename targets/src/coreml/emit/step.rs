@@ -1,0 +1,249 @@
+//! The step as Core ML sees it: inputs, the operations of all nodes, outputs, and what describes them.
+//!
+//! Inputs are `input_ids`, `position_ids`, `attn_mask`, `row_ids` where a step has rows, `k_cache`, `v_cache`; outputs
+//! are `logits`, `k_new`, `v_new`. All shapes are those at the module's bounds.
+
+use std::collections::{BTreeMap, HashMap};
+
+use diffulex_compiler::ir::{CacheId, Module, Node, Op};
+use diffulex_compiler::quant::Search;
+
+use super::blobs::Blobs;
+use super::block::Block;
+use super::cache::{Cache, KINDS};
+use super::constant::Constants;
+use super::value::{self, Val};
+use super::{EmitError, Metadata};
+use crate::coreml::schema::model::{
+    ArrayDataType, ArrayFeatureType, FeatureDescription, FeatureKind, FeatureType, Metadata as Facts, Model,
+    ModelDescription, StateFeatureType,
+};
+use crate::coreml::schema::program::{self, DataType, Function, NamedValueType, Program};
+use crate::coreml::schema::{
+    CACHES, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, keys, opset,
+};
+use crate::coreml::{FORMAT_VERSION, Interface, Options};
+
+/// The walk over a legal module.
+pub(super) struct Step<'a> {
+    pub(super) module: &'a Module,
+    pub(super) options: &'a Options,
+    pub(super) version: i32,
+    pub(super) block: Block,
+    pub(super) constants: Constants<'a>,
+    /// What stands for each node so far.
+    pub(super) values: Vec<Val>,
+    /// The new rows of each cache.
+    pub(super) new_rows: HashMap<CacheId, Val>,
+    /// The committed rows of all layers: keys, values.
+    pub(super) caches: Vec<Cache>,
+    /// Where a step writes its rows, and where they end.
+    pub(super) write_pos: Option<Val>,
+    pub(super) write_end: Option<Val>,
+    inputs: Vec<(Val, &'static str)>,
+    states: Vec<(Val, &'static str)>,
+    outputs: Vec<(Val, &'static str)>,
+}
+
+/// The model file, and the records of the weight file.
+pub(super) fn build(
+    module: &Module,
+    metadata: &Metadata,
+    options: &Options,
+    version: i32,
+) -> Result<(Model, Blobs), EmitError> {
+    let mut step = Step {
+        module,
+        options,
+        version,
+        block: Block::default(),
+        constants: Constants::new(module, version, options.nibbles),
+        values: Vec::new(),
+        new_rows: HashMap::new(),
+        caches: Vec::new(),
+        write_pos: None,
+        write_end: None,
+        inputs: Vec::new(),
+        states: Vec::new(),
+        outputs: Vec::new(),
+    };
+    step.inputs()?;
+    for (id, node) in module.iter().skip_while(|(_, node)| node.op == Op::Input) {
+        let is_logits = module.outputs.contains(&id) && version >= 7;
+        let name = if is_logits { step.block.release(LOGITS) } else { name_of(node) };
+        let made = step.node(node, &name)?;
+        step.values.push(made);
+    }
+    step.outputs()?;
+    Ok(step.finish(metadata))
+}
+
+impl Step<'_> {
+    /// Declares all inputs; below version 7 those in `fp32` are cast.
+    fn inputs(&mut self) -> Result<(), EmitError> {
+        let outputs = [LOGITS].into_iter().chain(NEW_ROWS);
+        let inputs = [TOKENS, POSITIONS, MASK, ROWS, WRITE_POS].into_iter().chain(CACHES).chain(STATES);
+        outputs.chain(inputs).for_each(|name| self.block.reserve(name));
+        for node in self.module.nodes.iter().take_while(|node| node.op == Op::Input) {
+            let (name, what) = match node.name.as_str() {
+                "tokens" => (TOKENS, "the tokens of the step"),
+                "positions" => (POSITIONS, "the position of each token"),
+                "mask" => (MASK, "added to the scores: 0 where a token sees a key, -10000 where it does not"),
+                _ => (ROWS, "the tokens whose logits are wanted"),
+            };
+            let dtype = if node.ty.dtype.is_integer() { DataType::Int32 } else { DataType::Float16 };
+            let shape = self.shape(&node.ty)?;
+            let input = self.input(name, dtype, shape, what);
+            self.values.push(input);
+        }
+        let layers = self.module.cache.layers;
+        if layers > 0 {
+            let mut shape = self.shape(&self.module.cache.ty())?;
+            shape.insert(0, layers.into());
+            let kept = self.options.interface == Interface::State;
+            if kept {
+                self.write_pos = Some(self.input(WRITE_POS, DataType::Int32, vec![1], "where the rows are written"));
+            }
+            let names = if kept { STATES } else { CACHES };
+            for (name, what) in names.into_iter().zip(["committed keys of all layers", "committed values"]) {
+                let all = if kept {
+                    let state = Val { name: name.into(), dtype: DataType::Float16, shape: shape.clone() };
+                    self.states.push((state.clone(), what));
+                    state
+                } else {
+                    self.input(name, DataType::Float16, shape.clone(), what)
+                };
+                self.caches.push(Cache { all, held: None });
+            }
+        }
+        Ok(())
+    }
+
+    fn input(&mut self, name: &str, dtype: DataType, shape: Vec<u64>, what: &'static str) -> Val {
+        let wide = dtype == DataType::Float16 && self.version < 7;
+        let given = if wide { DataType::Float32 } else { dtype };
+        let input = Val { name: name.into(), dtype: given, shape };
+        self.inputs.push((input.clone(), what));
+        if wide { self.cast(&input, dtype, &format!("{name}_fp16")) } else { input }
+    }
+
+    /// The logits and the new rows; below version 7 they are cast.
+    fn outputs(&mut self) -> Result<(), EmitError> {
+        let illegal = |place: &str| EmitError::Illegal { place: place.into(), what: "is not made".into() };
+        let logits = self.module.outputs.first().and_then(|id| self.values.get(id.0 as usize)).cloned();
+        self.output(logits.ok_or_else(|| illegal(LOGITS))?, LOGITS, "scores of each token of the vocabulary");
+        if self.caches.is_empty() || self.options.interface == Interface::State {
+            return Ok(());
+        }
+        for ((kind, name), what) in KINDS.into_iter().zip(NEW_ROWS).zip(["new keys of all layers", "new values"]) {
+            let layers = 0..self.module.cache.layers;
+            let rows = layers.map(|layer| self.new_rows.get(&CacheId { layer, kind }).cloned());
+            let rows: Vec<Val> = rows.collect::<Option<_>>().ok_or_else(|| illegal(name))?;
+            let mut shape = rows.first().map_or(Vec::new(), |first| first.shape.clone());
+            shape.insert(0, rows.len() as u64);
+            let axis = self.block.int(0);
+            let rows: Vec<&Val> = rows.iter().collect();
+            let base = if self.version < 7 { format!("{name}_fp16") } else { self.block.release(name) };
+            let inputs: [(&str, &[&Val]); 2] = [("values", &rows), ("axis", &[&axis])];
+            let all = self.block.add("stack", &base, &inputs, (DataType::Float16, &shape));
+            self.output(all, name, what);
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, made: Val, name: &str, what: &'static str) {
+        let made = if self.version < 7 {
+            let name = self.block.release(name);
+            self.cast(&made, DataType::Float32, &name)
+        } else {
+            made
+        };
+        self.outputs.push((made, what));
+    }
+
+    fn finish(self, metadata: &Metadata) -> (Model, Blobs) {
+        let opset = opset(self.version).unwrap_or_default().to_string();
+        let block = program::Block {
+            outputs: self.outputs.iter().map(|(val, _)| val.name.clone()).collect(),
+            operations: self.block.operations,
+            ..program::Block::default()
+        };
+        let state = |(val, _): &(Val, &str)| NamedValueType {
+            name: val.name.clone(),
+            r#type: Some(value::state(val.dtype, &val.shape)),
+        };
+        let inputs = self.inputs.iter().map(|(val, _)| val.named()).chain(self.states.iter().map(state));
+        let function = Function {
+            inputs: inputs.collect(),
+            opset: opset.clone(),
+            block_specializations: [(opset, block)].into(),
+            attributes: BTreeMap::new(),
+        };
+        let program = Program { version: 1, functions: [(MAIN.to_string(), function)].into(), ..Program::default() };
+        let description = ModelDescription {
+            input: self.inputs.iter().map(feature).collect(),
+            output: self.outputs.iter().map(feature).collect(),
+            state: self.states.iter().map(|state| kept(feature(state))).collect(),
+            metadata: Some(facts(self.module, metadata)),
+            ..ModelDescription::default()
+        };
+        let model = Model {
+            specification_version: self.version,
+            description: Some(description),
+            is_updatable: false,
+            ml_program: Some(program),
+        };
+        (model, self.constants.blobs)
+    }
+}
+
+/// `layers_3_attn_in`: what the value of a node is called.
+fn name_of(node: &Node) -> String {
+    node.layer.map_or(node.name.clone(), |layer| format!("layers_{layer}_{}", node.name))
+}
+
+/// An input or output as the description has it.
+fn feature((val, what): &(Val, &'static str)) -> FeatureDescription {
+    let data_type = match val.dtype {
+        DataType::Float16 => ArrayDataType::Float16,
+        DataType::Float32 => ArrayDataType::Float32,
+        _ => ArrayDataType::Int32,
+    };
+    let shape = val.shape.iter().map(|&n| n as i64).collect();
+    let array = ArrayFeatureType { shape, data_type: data_type as i32 };
+    FeatureDescription {
+        name: val.name.clone(),
+        short_description: (*what).into(),
+        r#type: Some(FeatureType { kind: Some(FeatureKind::MultiArray(array)), is_optional: false }),
+    }
+}
+
+/// The description of a state that holds what `feature` describes.
+fn kept(mut feature: FeatureDescription) -> FeatureDescription {
+    if let Some(FeatureType { kind, .. }) = &mut feature.r#type
+        && let Some(FeatureKind::MultiArray(array)) = kind.take()
+    {
+        *kind = Some(FeatureKind::State(StateFeatureType { array_type: Some(array) }));
+    }
+    feature
+}
+
+/// What the package says of itself.
+fn facts(module: &Module, metadata: &Metadata) -> Facts {
+    let mut user_defined: BTreeMap<String, String> = BTreeMap::new();
+    let mut say = |key: &str, text: String| user_defined.insert(key.into(), text);
+    say(keys::FORMAT_VERSION, FORMAT_VERSION.to_string());
+    say(keys::NAME, module.name.clone());
+    if !metadata.recipe_digest.is_empty() {
+        say(keys::RECIPE, metadata.recipe_digest.clone());
+    }
+    if let Some(generation) = &metadata.generation {
+        // A struct of plain fields always has a JSON form.
+        say(keys::GENERATION, serde_json::to_string(generation).unwrap_or_default());
+    }
+    if module.search() != Search::Max {
+        say(keys::SEARCH, module.search().name().into());
+    }
+    let short_description = format!("{}: one step of block diffusion", module.name);
+    Facts { short_description, user_defined, ..Facts::default() }
+}

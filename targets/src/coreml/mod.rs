@@ -1,0 +1,20 @@
+//! Core ML packages, `.mlpackage`: one ML Program whose function `main` is the step graph.
+//!
+//! * [`legalize`]: a module in terms of the operations of an ML Program;
+//! * [`Package`]: a legal module to files;
+//! * `schema`: the messages in such files.
+
+mod emit;
+mod legal;
+mod options;
+mod schema;
+
+pub use emit::{EmitError, Metadata, Package};
+pub use legal::legalize;
+pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options};
+
+/// Name of the target in recipes and stages.
+pub const NAME: &str = "coreml";
+
+/// Version of what this product adds to the format: its own metadata, the names of inputs and outputs.
+pub const FORMAT_VERSION: u32 = 1;
