@@ -1,16 +1,19 @@
 //! Core ML packages, `.mlpackage`: one ML Program whose function `main` is the step graph.
 //!
 //! * [`legalize`]: a module in terms of the operations of an ML Program;
+//! * [`lint()`]: what devices are known to do badly with it;
 //! * [`Package`]: a legal module to files;
 //! * `schema`: the messages in such files.
 
 mod emit;
 mod legal;
+mod lint;
 mod options;
 mod schema;
 
 pub use emit::{EmitError, Metadata, Package};
 pub use legal::legalize;
+pub use lint::{Lint, Severity, lint};
 pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options};
 
 /// Name of the target in recipes and stages.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use diffulex_compiler::ir::{CacheId, Module, Node, Op};
+use diffulex_compiler::ir::{CacheId, CacheShape, Module, Node, Op};
 use diffulex_compiler::quant::Search;
 
 use super::blobs::Blobs;
@@ -96,10 +96,10 @@ impl Step<'_> {
             let input = self.input(name, dtype, shape, what);
             self.values.push(input);
         }
-        let layers = self.module.cache.layers;
+        let CacheShape { layers, kv_heads, head_dim } = self.module.cache;
         if layers > 0 {
-            let mut shape = self.shape(&self.module.cache.ty())?;
-            shape.insert(0, layers.into());
+            // `verify` keeps C below 2^24.
+            let shape = vec![layers.into(), 1, kv_heads.into(), self.module.bounds.c as u64, head_dim.into()];
             let kept = self.options.interface == Interface::State;
             if kept {
                 self.write_pos = Some(self.input(WRITE_POS, DataType::Int32, vec![1], "where the rows are written"));
