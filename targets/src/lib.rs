@@ -15,6 +15,7 @@
 
 pub mod artifact;
 pub mod coreml;
+mod layers;
 mod naming;
 pub mod raise;
 mod refusal;

@@ -3,18 +3,21 @@
 //! * [`legalize`]: a module in terms of the operations of an ML Program;
 //! * [`lint()`]: what devices are known to do badly with it;
 //! * [`Package`]: a legal module to files;
+//! * [`read()`]: a package to a module;
 //! * `schema`: the messages in such files.
 
 mod emit;
 mod legal;
 mod lint;
 mod options;
+mod read;
 mod schema;
 
 pub use emit::{EmitError, Metadata, Package};
 pub use legal::legalize;
 pub use lint::{Lint, Severity, lint};
 pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options};
+pub use read::{Artifact, Fault, Place, ReadError, read};
 
 /// Name of the target in recipes and stages.
 pub const NAME: &str = "coreml";

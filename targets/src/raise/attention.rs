@@ -45,7 +45,13 @@ impl Core {
             let (scores, scale) = scaled.unwrap_or((scores, 1.0));
             let node = view.node(scores).filter(|node| node.op == Op::Matmul { transpose: true })?;
             let &[q, k] = node.args.as_slice() else { return None };
-            Some(Core { q, k, mask, scale })
+            // Queries that are scaled before the product.
+            let mut factors = view.either(q, &Op::Mul).into_iter().flatten();
+            let before = factors.find_map(|(q, factor)| Some((q, view.scalar(factor)?)));
+            match before {
+                Some((q, factor)) if scale == 1.0 => Some(Core { q, k, mask, scale: factor }),
+                _ => Some(Core { q, k, mask, scale }),
+            }
         })
     }
 }

@@ -59,7 +59,12 @@ impl Step<'_> {
             }
             (Op::Mean, [x]) => self.mean(x, name, to),
             (Op::Matmul { transpose }, [x, y]) => self.matmul(name, x, y, *transpose, to),
-            (Op::Reshape { .. }, [x]) => {
+            (Op::Reshape { shape: axes }, [x]) => {
+                let before = node.args.first().map(|&arg| self.module.operand_type(arg).shape).unwrap_or_default();
+                if let Some(axis) = inserted(&before, axes) {
+                    let axes = self.block.ints(&[axis]);
+                    return Ok(self.block.add("expand_dims", name, &[("x", &[x]), ("axes", &[&axes])], to));
+                }
                 let sizes = self.sizes(&node.ty)?;
                 let sizes = self.block.ints(&sizes);
                 self.block.add("reshape", name, &[("x", &[x]), ("shape", &[&sizes])], to)
@@ -268,4 +273,11 @@ impl Step<'_> {
         let sizes: Option<Vec<i32>> = ty.shape.iter().map(size).collect();
         sizes.ok_or_else(|| EmitError::Illegal { place: ty.to_string(), what: "is too large".into() })
     }
+}
+
+/// The axis of size 1 that makes `after` of `before`. Said so, it is clear which axis the tokens lie along, also where
+/// there is one token only.
+fn inserted(before: &[Dim], after: &[Dim]) -> Option<i32> {
+    let without = |axis: usize| after[..axis].iter().chain(&after[axis + 1..]).eq(before);
+    (0..after.len()).find(|&axis| after[axis] == Dim::fixed(1) && without(axis)).map(|axis| axis as i32)
 }

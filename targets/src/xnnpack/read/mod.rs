@@ -7,7 +7,7 @@
 //! 2. `methods`: metadata;
 //! 3. `plan` with `calls` and `tensor`: method `forward`, its inputs, embeddings, delegate and outputs;
 //! 4. `graph` with `value` and `node`: the delegate's values, constants and nodes;
-//! 5. `lift` with `shape`: the module, with T and C as symbols; `layers`: its layers and names.
+//! 5. `lift` with `shape`: the module, with T and C as symbols; `crate::layers`: its layers and names.
 //!
 //! Files of other writers are understood when they keep to the same interface; what else they use is refused by name.
 
@@ -17,7 +17,6 @@ mod file;
 mod graph;
 #[cfg(test)]
 mod hostile;
-mod layers;
 mod lift;
 mod methods;
 mod node;
@@ -103,7 +102,7 @@ fn read_all(bytes: Bytes) -> Result<Artifact, ReadError> {
     let name = methods::text(&methods, "get_model_name")?.filter(|name| well_named(name)).unwrap_or("model");
     let search = search(&methods)?;
     let lift::Lifted { module, tensors } = lift::lift(name, search, &plan, &graph)?;
-    let module = layers::arrange(module);
+    let module = crate::layers::arrange(module);
     verify(&module).map_err(|e| Place::Module(e.place).fault(Fault::Broken(e.what)))?;
     check_metadata(&methods, &module)?;
     let generation = generation(&methods)?;

@@ -11,7 +11,7 @@ use diffulex_compiler::ir::{Module, NodeId, Op, Operand, Weight, WeightId, verif
 use crate::naming::rename;
 
 /// The module with its nodes in layers and with names that say something.
-pub(super) fn arrange(module: Module) -> Module {
+pub(crate) fn arrange(module: Module) -> Module {
     let layered = layers(&module).map(|layers| rebuild(&module, &layers)).filter(|layered| verify(layered).is_ok());
     layered.unwrap_or_else(|| rebuild(&module, &vec![Spot { group: 0, layer: None }; module.nodes.len()]))
 }

@@ -1,0 +1,138 @@
+//! What can be wrong with a package, and where.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A part of a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file or folder.
+    File(PathBuf),
+    /// The manifest.
+    Manifest,
+    /// The model file, outside the program.
+    Model,
+    /// What the model says of itself, by key.
+    Metadata(&'static str),
+    /// A described input, output or state.
+    Feature(String),
+    /// The program, outside its operations.
+    Program,
+    /// An operation: its number, its kind, its first result.
+    Operation(usize, String, String),
+    /// A record of the weight file, by its offset.
+    Record(u64),
+    /// The module that the package becomes.
+    Module(String),
+}
+
+/// What is wrong there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It cannot be opened, mapped or read.
+    Unreadable(String),
+    /// It is not what it should be.
+    Damaged(String),
+    /// Something is absent.
+    Missing(String),
+    /// A number exceeds what it may be.
+    Exceeds {
+        /// What it counts.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// The largest value allowed.
+        limit: u64,
+    },
+    /// Two things that must agree do not.
+    Mismatch {
+        /// The fact in question.
+        what: &'static str,
+        /// What stands there.
+        found: String,
+        /// What should.
+        expected: String,
+    },
+    /// The package may be fine, but this reader does not know what it uses.
+    Unsupported(String),
+    /// The graph breaks a rule of the IR.
+    Broken(String),
+}
+
+/// Why a package cannot be read: where, and what.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {fault}")]
+pub struct ReadError {
+    /// The part of the package.
+    pub place: Place,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+pub(super) type Result<T> = std::result::Result<T, ReadError>;
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(path) => write!(f, "{}", path.display()),
+            Place::Manifest => f.write_str("manifest"),
+            Place::Model => f.write_str("model"),
+            Place::Metadata(key) => write!(f, "metadata `{key}`"),
+            Place::Feature(name) => write!(f, "feature {name:?}"),
+            Place::Program => f.write_str("program"),
+            Place::Operation(i, kind, result) => write!(f, "operation {i}, `{kind}` of {result:?}"),
+            Place::Record(offset) => write!(f, "weight record at {offset}"),
+            Place::Module(place) => write!(f, "module, {place}"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Unreadable(what) => f.write_str(what),
+            Fault::Damaged(what) => write!(f, "damaged: {what}"),
+            Fault::Missing(what) => write!(f, "has no {what}"),
+            Fault::Exceeds { what, value, limit } => write!(f, "{what} is {value}, beyond {limit}"),
+            Fault::Mismatch { what, found, expected } => write!(f, "{what} is {found}, not {expected}"),
+            Fault::Unsupported(what) => write!(f, "this reader does not know {what}"),
+            Fault::Broken(what) => f.write_str(what),
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn fault(&self, fault: Fault) -> ReadError {
+        ReadError { place: self.clone(), fault }
+    }
+
+    pub(super) fn damaged(&self, what: impl Into<String>) -> ReadError {
+        self.fault(Fault::Damaged(what.into()))
+    }
+
+    pub(super) fn missing(&self, what: impl Into<String>) -> ReadError {
+        self.fault(Fault::Missing(what.into()))
+    }
+
+    pub(super) fn unsupported(&self, what: impl Into<String>) -> ReadError {
+        self.fault(Fault::Unsupported(what.into()))
+    }
+
+    pub(super) fn mismatch(&self, what: &'static str, found: impl fmt::Debug, expected: impl fmt::Debug) -> ReadError {
+        let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
+        self.fault(Fault::Mismatch { what, found, expected })
+    }
+
+    /// Fails unless both are the same.
+    pub(super) fn same<T: PartialEq + fmt::Debug>(&self, what: &'static str, found: T, expected: T) -> Result<()> {
+        if found == expected { Ok(()) } else { Err(self.mismatch(what, found, expected)) }
+    }
+
+    /// `value`, which must not exceed `limit`.
+    pub(super) fn at_most(&self, what: &'static str, value: u64, limit: u64) -> Result<usize> {
+        match usize::try_from(value) {
+            Ok(n) if value <= limit => Ok(n),
+            _ => Err(self.fault(Fault::Exceeds { what, value, limit })),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Reads an `.mlpackage` as a module and a source of weights.
+//!
+//! The package may come from anywhere, so nothing in it is believed: every path, type, name, offset and count is checked
+//! where it is read, and an error names the place. In this order:
+//!
+//! 1. `package`: manifest and paths, the model file; `blobs`: the weight file, record by record;
+//! 2. `interface`: inputs, states and outputs, described and declared alike; metadata;
+//! 3. `lift` with `arguments`, `constant`, `ops`, `shape` and `cache`: the operations, one by one, as nodes of a module
+//!    with T and C as symbols; `crate::layers`: its layers and names.
+//!
+//! A module has its values in `f32`. Those of the program are declared `fp16`; how a device rounds them on the way is
+//! its own affair, and no module says. Weights are exactly those that are stored.
+//!
+//! A package that keeps its cache is read as the step that it computes: the rows that the host would commit are those of
+//! the state, and a module's `C+T` stands where the program has `C`.
+//!
+//! Packages of other writers are understood when they keep to the same interface; what else they use is refused by name.
+
+mod arguments;
+mod blobs;
+mod cache;
+mod constant;
+mod error;
+mod interface;
+mod lift;
+mod ops;
+mod package;
+mod shape;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::{
+    Encoding, Module, StoredTensor, WeightError, WeightSource, WeightType, verify, well_named,
+};
+use diffulex_compiler::passes;
+use diffulex_compiler::quant::{Packing, Rows, Scheme, Search};
+use memmap2::Mmap;
+
+use super::schema::keys;
+use super::{FORMAT_VERSION, Interface};
+use error::Result;
+pub use error::{Fault, Place, ReadError};
+
+/// A package, read.
+pub struct Artifact {
+    /// The step graph, stage `read coreml`.
+    pub module: Module,
+    /// Who keeps the committed rows.
+    pub interface: Interface,
+    /// The specification version.
+    pub version: i32,
+    /// How to generate text with the model, if the package says so.
+    pub generation: Option<Generation>,
+    /// Digest of the recipe's effective values, if the package has one.
+    pub recipe_digest: Option<String>,
+    /// The numbers of the module's weights.
+    pub source: Arc<dyn WeightSource>,
+}
+
+/// Where a stored tensor lies in the weight file.
+#[derive(Clone, Debug, PartialEq)]
+struct Stored {
+    ty: WeightType,
+    packing: Packing,
+    range: Range<usize>,
+    scales: Range<usize>,
+}
+
+/// The stored tensors of a package.
+#[derive(Debug)]
+struct Weights {
+    map: Option<Mmap>,
+    tensors: HashMap<String, Stored>,
+}
+
+/// Reads the package in `folder`. Its weight file is mapped; it must not be changed while the artifact is in use.
+///
+/// # Errors
+/// Names the part of the package that is wrong, and what is wrong with it.
+pub fn read(folder: &Path) -> std::result::Result<Artifact, ReadError> {
+    let files = package::Files::open(folder)?;
+    let step = interface::Step::read(&files.model)?;
+    let facts = Facts::read(&files.model)?;
+    let lift::Lifted { module, tensors, map } = lift::lift(&facts, &step, &files)?;
+    let broken = |place: String, what: String| Place::Module(place).fault(Fault::Broken(what));
+    let module = passes::run(module, &["drop-dead"], &Scheme::F32, &mut |_| {});
+    let module = crate::layers::arrange(module.map_err(|e| broken(e.place, e.what))?);
+    verify(&module).map_err(|e| broken(e.place, e.what))?;
+    Ok(Artifact {
+        module,
+        interface: step.interface,
+        version: step.version,
+        generation: facts.generation,
+        recipe_digest: facts.recipe_digest,
+        source: Arc::new(Weights { map, tensors }),
+    })
+}
+
+/// What the package says of itself.
+struct Facts {
+    name: String,
+    search: Search,
+    generation: Option<Generation>,
+    recipe_digest: Option<String>,
+}
+
+impl Facts {
+    fn read(model: &super::schema::model::Model) -> Result<Facts> {
+        let metadata = model.description.as_ref().and_then(|description| description.metadata.as_ref());
+        let get = |key: &str| metadata.and_then(|facts| facts.user_defined.get(key)).map(String::as_str);
+        if let Some(version) = get(keys::FORMAT_VERSION).filter(|version| *version != FORMAT_VERSION.to_string()) {
+            return Err(Place::Metadata(keys::FORMAT_VERSION).unsupported(format!("version {version:?}")));
+        }
+        let search = |word| {
+            Search::from_name(word).ok_or_else(|| Place::Metadata(keys::SEARCH).unsupported(format!("{word:?}")))
+        };
+        let broken = |e: serde_json::Error| Place::Metadata(keys::GENERATION).fault(Fault::Broken(e.to_string()));
+        Ok(Facts {
+            name: get(keys::NAME).filter(|name| well_named(name)).unwrap_or("model").into(),
+            search: get(keys::SEARCH).map_or(Ok(Search::Max), search)?,
+            generation: get(keys::GENERATION).map(|text| serde_json::from_str(text).map_err(broken)).transpose()?,
+            recipe_digest: get(keys::RECIPE).map(str::to_string),
+        })
+    }
+}
+
+/// The first half of some bytes.
+fn half(bytes: &[u8]) -> Option<f32> {
+    let (mut out, packing) = (Vec::new(), Packing::default());
+    let values = bytes.get(..2)?;
+    Rows { encoding: Encoding::F16, packing, columns: 1, values, scales: &[] }.decode(&mut out);
+    out.first().copied()
+}
+
+impl WeightSource for Weights {
+    fn tensor(&self, name: &str) -> std::result::Result<StoredTensor<'_>, WeightError> {
+        let missing = || WeightError::Missing(name.to_string());
+        let Stored { ty, packing, range, scales } = self.tensors.get(name).ok_or_else(missing)?;
+        let bytes: &[u8] = self.map.as_deref().unwrap_or_default();
+        let part = |range: &Range<usize>| bytes.get(range.clone()).ok_or_else(missing);
+        Ok(StoredTensor { ty: ty.clone(), packing: *packing, bytes: part(range)?, scales: part(scales)? })
+    }
+
+    /// Gives mapped pages back.
+    fn release(&self, name: &str, rows: Range<usize>) {
+        #[cfg(unix)]
+        if let (Some(map), Some(stored)) = (&self.map, self.tensors.get(name)) {
+            let Stored { ty, packing, range, scales } = stored;
+            for (range, width) in [(range, ty.row_bytes()), (scales, packing.scale_bytes(ty.encoding, ty.columns()))] {
+                let to = rows.end.saturating_mul(width).min(range.len());
+                let from = rows.start.saturating_mul(width).min(to);
+                // SAFETY: the map is a read-only view of a file, so a page that is given back is read again from the
+                // file. That it is given back is only a hint; whether it succeeds does not matter.
+                let _ = unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start + from, to - from)
+                };
+            }
+        }
+    }
+}
