@@ -1,8 +1,9 @@
 //! The Core ML target: a module, legal for it, as a package, and back.
 //!
-//! The judge of a rewriting is the interpreter. The judges of a package are the program `tests/engines/coreml.py`, which
-//! executes it by the format's own rules, and coremltools: both run where `DIFFULEX_COREML_PYTHON` names a Python that has
-//! coremltools, numpy and safetensors.
+//! The judge of a rewriting is the interpreter. The judge of a package is a program of others, named by
+//! `DIFFULEX_COREML_JUDGE` and run by the Python that `DIFFULEX_COREML_PYTHON` names: it is given a package, inputs and
+//! outputs as safetensors (`call0.input_ids` …), executes the package by the format's own rules, and fails where an output
+//! differs by more than `--max-error`.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod decoder;
@@ -14,7 +15,7 @@ use std::process::Command;
 use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
 use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, WeightSource, interpret, print};
 use diffulex_targets::coreml::{
-    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, Severity, legalize, lint, read,
+    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, Severity, legalize, lint, read, text,
 };
 use diffulex_targets::raise::raise;
 use half::f16;
@@ -284,6 +285,17 @@ fn a_legal_module_reads_well() {
     assert_snapshot!("coreml-legal", print(&legalize(&module(model), &Options::default()).unwrap()));
 }
 
+#[test]
+fn a_package_reads_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = Options::default();
+    let kept = Options { interface: Interface::State, norm: Norm::Single, nibbles: Nibbles::Unsigned, ..plain };
+    for (name, options, encoding) in [("explicit", plain, Encoding::Int8Row), ("state", kept, Encoding::Int4G32)] {
+        tiny(&options, encoding, folder.path());
+        assert_snapshot!(format!("coreml-text-{name}"), text(folder.path()).unwrap());
+    }
+}
+
 /// A package of a tiny model, and its files by name.
 fn tiny(options: &Options, encoding: Encoding, folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let model =
@@ -350,7 +362,7 @@ fn flipped_bytes_never_panic() {
 
 #[test]
 fn judges_agree() {
-    let Some(python) = std::env::var_os("DIFFULEX_COREML_PYTHON") else { return };
+    let Some(judge) = judge() else { return };
     let folder = std::env::var_os("DIFFULEX_COREML_KEEP").map(PathBuf::from);
     let temporary = tempfile::tempdir().unwrap();
     let folder = folder.unwrap_or_else(|| temporary.path().into());
@@ -363,14 +375,19 @@ fn judges_agree() {
         let expected = interpret(&read.module, read.source.as_ref(), &given).unwrap();
         let wide = options.deployment == Deployment::Ios15;
         let largest = expected.values[0].data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        judged(&python, &package, &given_tensors(model, &given, wide), &made_tensors(model, &expected), 1e-5 * largest);
+        judged(&judge, &package, &given_tensors(model, &given, wide), &made_tensors(model, &expected), 1e-5 * largest);
     }
+}
+
+/// A Python, and the program that it is to run.
+fn judge() -> Option<[std::ffi::OsString; 2]> {
+    Some([std::env::var_os("DIFFULEX_COREML_PYTHON")?, std::env::var_os("DIFFULEX_COREML_JUDGE")?])
 }
 
 /// Runs the judge on a package.
 #[track_caller]
 fn judged(
-    python: &std::ffi::OsStr,
+    judge: &[std::ffi::OsString; 2],
     package: &Path,
     given: &BTreeMap<String, Tensor>,
     made: &BTreeMap<String, Tensor>,
@@ -379,10 +396,8 @@ fn judged(
     let (inputs, outputs) = (package.with_extension("inputs"), package.with_extension("outputs"));
     std::fs::write(&inputs, safetensors(given)).unwrap();
     std::fs::write(&outputs, safetensors(made)).unwrap();
-    let judge = Path::new(env!("CARGO_MANIFEST_DIR")).join("engines/coreml.py");
-    let judge = std::env::var_os("DIFFULEX_COREML_JUDGE").map_or(judge, PathBuf::from);
-    let mut command = Command::new(python);
-    command.arg(judge).arg(package).args(["--max-error", &limit.to_string(), "--inputs"]).arg(&inputs);
+    let mut command = Command::new(&judge[0]);
+    command.arg(&judge[1]).arg(package).args(["--max-error", &limit.to_string(), "--inputs"]).arg(&inputs);
     let done = command.arg("--outputs").arg(&outputs).output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{}: {said}", package.display());
@@ -391,7 +406,7 @@ fn judged(
 /// A package that keeps its cache: two blocks one after another, then the second once more with other tokens.
 #[test]
 fn judges_agree_on_states() {
-    let Some(python) = std::env::var_os("DIFFULEX_COREML_PYTHON") else { return };
+    let Some(judge) = judge() else { return };
     let folder = tempfile::tempdir().unwrap();
     for (i, encoding) in [Encoding::F16, Encoding::Int4G32].into_iter().enumerate() {
         let model = Model { t: 4, c: 12, encoding, ..WIDE };
@@ -432,7 +447,7 @@ fn judges_agree_on_states() {
                 }
             }
         }
-        judged(&python, &package, &given, &made, 1e-5 * largest);
+        judged(&judge, &package, &given, &made, 1e-5 * largest);
     }
 }
 

@@ -3,7 +3,7 @@
 //! * [`legalize`]: a module in terms of the operations of an ML Program;
 //! * [`lint()`]: what devices are known to do badly with it;
 //! * [`Package`]: a legal module to files;
-//! * [`read()`]: a package to a module;
+//! * [`read()`]: a package to a module; [`text()`]: a package to text;
 //! * `schema`: the messages in such files.
 
 mod emit;
@@ -17,7 +17,7 @@ pub use emit::{EmitError, Metadata, Package};
 pub use legal::legalize;
 pub use lint::{Lint, Severity, lint};
 pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options};
-pub use read::{Artifact, Fault, Place, ReadError, read};
+pub use read::{Artifact, Fault, Place, ReadError, read, text};
 
 /// Name of the target in recipes and stages.
 pub const NAME: &str = "coreml";

@@ -26,6 +26,7 @@ mod lift;
 mod ops;
 mod package;
 mod shape;
+mod text;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -44,6 +45,7 @@ use super::schema::keys;
 use super::{FORMAT_VERSION, Interface};
 use error::Result;
 pub use error::{Fault, Place, ReadError};
+pub use text::text;
 
 /// A package, read.
 pub struct Artifact {
