@@ -11,14 +11,16 @@ use std::collections::HashMap;
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
 use diffulex_compiler::ir::{
-    Builder, CacheId, CacheKind, CacheShape, DType, Dim, Encoding, Module, Node, Op, Operand, Sizes, Stage,
-    StoredTensor, ValueType, WeightError, WeightExpr, WeightSource, WeightType, interpret, parse, print,
+    CacheId, CacheKind, Encoding, Module, Node, Op, Operand, Stage, StoredTensor, WeightError, WeightExpr,
+    WeightSource, WeightType, interpret, parse, print,
 };
 use diffulex_compiler::{passes, quant};
 use diffulex_runtime::engine::{Engine, LayerRows, StepInput, StepOutput};
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_targets::raise::raise;
 use diffulex_targets::xnnpack::{EmitError, Metadata, Options, emit, legalize, read, read_bytes};
+
+use decoder::{Model, Numbers, Random, SDAR, assert_same, distance, inputs, models, module, sizes};
 
 fn generation() -> Generation {
     let text = r#"{
