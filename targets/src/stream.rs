@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use diffulex_compiler::ir::{Weight, WeightError, WeightSource};
-use diffulex_compiler::quant::{Encoded, Packing, Rounding, Rows};
+use diffulex_compiler::quant::{Encoded, Rounding};
 use rayon::prelude::*;
 
 /// Numbers of a chunk, about: a chunk holds whole rows.
@@ -36,7 +36,7 @@ impl Part<'_> {
 /// Rows in their encoding, and what that cost.
 #[derive(Debug, Default)]
 pub(crate) struct Chunk {
-    /// Numbers and scales, as `pack` left them.
+    /// Numbers and scales.
     pub(crate) encoded: Encoded,
     /// Their errors.
     pub(crate) rounding: Rounding,
@@ -53,22 +53,13 @@ pub(crate) fn chunks_of(weight: &Weight, rows: Range<usize>) -> impl Iterator<It
     rows.clone().step_by(step).map(move |start| Part { weight, range: start..rows.end.min(start + step) })
 }
 
-/// Turns rows of a weight into what a format stores, and says how that is packed.
-pub(crate) type Pack<'a> = &'a (dyn Fn(&Part<'_>, &mut Encoded) -> Result<Packing, WeightError> + Sync);
-
-/// The [`Pack`] of a format that stores rows as they are.
-pub(crate) fn as_it_is(_: &Part<'_>, _: &mut Encoded) -> Result<Packing, WeightError> {
-    Ok(Packing::default())
-}
-
-/// Encodes all chunks, packs them, and gives them to `sink` in order.
+/// Encodes all chunks and gives them to `sink` in order.
 ///
 /// # Errors
-/// The first chunk, in order, that cannot be evaluated, encoded or packed, or that `sink` refuses.
+/// The first chunk, in order, that cannot be evaluated or encoded, or that `sink` refuses.
 pub(crate) fn encode<'a, E: From<WeightError>>(
     source: &dyn WeightSource,
     chunks: impl Iterator<Item = Part<'a>>,
-    pack: Pack<'_>,
     sink: &mut dyn FnMut(&Part<'a>, &Chunk) -> Result<(), E>,
 ) -> Result<(), E> {
     let batch = rayon::current_num_threads().clamp(1, BATCH);
@@ -80,7 +71,7 @@ pub(crate) fn encode<'a, E: From<WeightError>>(
         rayon::in_place_scope(|scope| {
             scope.spawn(|_| {
                 let make = |rows: Part<'a>| {
-                    let chunk = chunk(source, &rows, pack);
+                    let chunk = chunk(source, &rows);
                     (rows, chunk)
                 };
                 making = next.into_par_iter().map(make).collect();
@@ -96,13 +87,12 @@ pub(crate) fn encode<'a, E: From<WeightError>>(
     Ok(())
 }
 
-fn chunk(source: &dyn WeightSource, rows: &Part<'_>, pack: Pack<'_>) -> Result<Chunk, WeightError> {
+fn chunk(source: &dyn WeightSource, rows: &Part<'_>) -> Result<Chunk, WeightError> {
     let Part { weight, range } = rows;
     let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
     let (mut exact, mut kept, mut chunk) = (Vec::new(), Vec::new(), Chunk::default());
     weight.encode(source, range.clone(), &mut exact, &mut chunk.encoded)?;
-    let packing = pack(rows, &mut chunk.encoded)?;
-    Rows { packing, ..chunk.encoded.rows(encoding, columns) }.decode(&mut kept);
+    chunk.encoded.rows(encoding, columns).decode(&mut kept);
     chunk.rounding.add(&exact, &kept);
     Ok(chunk)
 }

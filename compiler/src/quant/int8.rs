@@ -101,10 +101,12 @@ mod tests {
         #[test]
         fn max_is_the_reference(numbers in reference::rows(72)) {
             for columns in [72, 8, 3, 1] {
-                let (values, scales, _) = encoded(columns, &numbers, Search::Max);
-                for (i, row) in numbers.chunks(columns).enumerate() {
-                    let (scale, expected) = reference::block(row, 127, -127, false, Search::Max);
-                    prop_assert_eq!((scales[i], &values[i * columns..][..columns]), (scale, &expected[..]));
+                for search in [Search::Max, Search::MaxF16] {
+                    let (values, scales, _) = encoded(columns, &numbers, search);
+                    for (i, row) in numbers.chunks(columns).enumerate() {
+                        let (scale, expected) = reference::block(row, 127, -127, false, search);
+                        prop_assert_eq!((scales[i], &values[i * columns..][..columns]), (scale, &expected[..]));
+                    }
                 }
             }
         }

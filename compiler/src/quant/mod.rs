@@ -6,63 +6,17 @@
 mod half;
 mod int4;
 mod int8;
+mod packing;
 mod report;
 mod scheme;
 mod search;
 
+pub use packing::{Packing, Scales};
 pub use report::{Cost, Rounding};
 pub use scheme::{Activations, Scheme, matches};
 pub use search::Search;
 
 use crate::ir::types::Encoding;
-
-/// What formats do differently with the same encoding. [`encode`] makes the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Packing {
-    /// Of two numbers in a byte the first stands in the high half.
-    pub high_first: bool,
-    /// Half a byte holds `q` in two's complement, not `q + 8`.
-    pub signed: bool,
-    /// How scales are stored.
-    pub scales: Scales,
-}
-
-/// How a format stores scales.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Scales {
-    /// As the encoding has it: those of rows in f32, those of groups in bf16.
-    #[default]
-    Own,
-    /// All in f32.
-    F32,
-    /// All in f16.
-    F16,
-}
-
-impl Packing {
-    /// Bytes of the scales of one row.
-    pub fn scale_bytes(self, encoding: Encoding, columns: usize) -> usize {
-        let count = encoding.group().map_or(1, |group| columns.div_ceil(group));
-        match self.scales {
-            Scales::F32 if !encoding.is_float() => 4 * count,
-            Scales::F16 if !encoding.is_float() => 2 * count,
-            _ => encoding.scale_bytes(columns),
-        }
-    }
-
-    /// The scales of rows in `encoding`.
-    fn scales(self, encoding: Encoding, bytes: &[u8]) -> Vec<f32> {
-        let mut scales = Vec::new();
-        match (self.scales, encoding.group()) {
-            (Scales::F16, _) => half::decode_f16(bytes, &mut scales),
-            (Scales::Own, Some(_)) => half::decode_bf16(bytes, &mut scales),
-            (Scales::F32, _) | (Scales::Own, None) => {
-                scales.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
-            }
-        }
-        scales
-    }
-}
 
 /// Stored rows.
 #[derive(Clone, Copy, Debug)]
@@ -185,6 +139,8 @@ pub fn encode(
     let finite = |x: f32| match encoding {
         Encoding::F16 => half::fits_f16(x),
         Encoding::BF16 => half::fits_bf16(x),
+        Encoding::F32 => x.is_finite(),
+        _ if search == search.in_f16() => half::fits_f16(x),
         _ => x.is_finite(),
     };
     if let Some(bad) = numbers.iter().position(|&x| !finite(x)) {
@@ -201,27 +157,4 @@ pub fn encode(
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn scales_are_read_as_they_are_stored() {
-        let packing = |scales| Packing { scales, ..Packing::default() };
-        let (row, group) = (Encoding::Int8Row, Encoding::Int4G32);
-        for (encoding, scales, bytes) in [
-            (row, Scales::Own, &[0, 0, 0x80, 0x3e][..]),
-            (row, Scales::F32, &[0, 0, 0x80, 0x3e]),
-            (row, Scales::F16, &[0, 0x34]),
-            (group, Scales::Own, &[0x80, 0x3e]),
-            (group, Scales::F32, &[0, 0, 0x80, 0x3e]),
-            (group, Scales::F16, &[0, 0x34]),
-        ] {
-            assert_eq!(packing(scales).scales(encoding, bytes), [0.25]);
-            assert_eq!(packing(scales).scale_bytes(encoding, 32), bytes.len());
-            assert_eq!(packing(scales).scale_bytes(Encoding::F16, 32), 0);
-        }
-    }
 }

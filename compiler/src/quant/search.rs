@@ -11,6 +11,10 @@
 //!   scale divides, its rounding costs range, not accuracy.
 //! * [`Search::Max`] takes `s(1)`. Then nothing is clamped and `|x - s·q| ≤ s·(1/2 + most·2^-24)`; the second term is
 //!   the rounding of the quotient. `least = -8` is never used, `±most` is, unless the scale was raised to the minimum.
+//! * [`Search::MaxF16`] and [`Search::MseF16`] do the same with `s'(r) = f16(s(r))`, for formats that store scales in f16:
+//!   the nearest number of f16, but below 2^-14, where those lie further and further apart, the next multiple of 2^-24
+//!   upwards; and at most 65504 / |least|, cut to 8 bits, so that `s·q` is a number of f16, too. Numbers beyond 65504
+//!   are refused. A group's scale is then a number of both, bf16 and f16.
 //! * [`Search::Mse`] takes the `s(r)` with the smallest `Σ (x - s·q)²` for `r` in 1, 0.40, 0.42 … 1.20, the first of
 //!   equals in that order. The sum is taken in f64 with `s·q` as it reads back; a product that overflows loses.
 //!
@@ -25,6 +29,33 @@ choices! {
         Max = "max",
         /// The smallest sum of squared errors over a grid of scales; never a larger sum than that of [`Search::Max`].
         Mse = "mse",
+        /// [`Search::Max`] with scales that f16 holds.
+        MaxF16 = "max.f16",
+        /// [`Search::Mse`] with scales that f16 holds.
+        MseF16 = "mse.f16",
+    }
+}
+
+impl Search {
+    /// The names that a recipe may ask for: what scales are stored in is the target's affair.
+    pub const IN_RECIPES: &[&str] = &["max", "mse"];
+
+    /// The same search among scales that f16 holds.
+    #[must_use]
+    pub fn in_f16(self) -> Search {
+        match self {
+            Search::Max | Search::MaxF16 => Search::MaxF16,
+            Search::Mse | Search::MseF16 => Search::MseF16,
+        }
+    }
+
+    /// The same search among all scales.
+    #[must_use]
+    pub fn in_any(self) -> Search {
+        match self {
+            Search::Max | Search::MaxF16 => Search::Max,
+            Search::Mse | Search::MseF16 => Search::Mse,
+        }
     }
 }
 
@@ -40,9 +71,10 @@ pub(super) fn scale(numbers: &[f32], most: f32, least: f32, search: Search, roun
         return 1.0;
     }
     let unit = largest.min(f32::MAX.next_down()) / most;
-    let candidate = |r: f32| round_scale(r * unit).max(f32::MIN_POSITIVE);
+    let exact = |r: f32| round_scale(r * unit).max(f32::MIN_POSITIVE);
+    let candidate = |r: f32| if search.in_any() == search { exact(r) } else { in_f16(exact(r), least) };
     let mut best = candidate(1.0);
-    if search == Search::Mse {
+    if search.in_any() == Search::Mse {
         let mut smallest = error(numbers, best, most, least);
         for fiftieths in GRID {
             let scale = candidate(f32::from(fiftieths) / 50.0);
@@ -53,6 +85,15 @@ pub(super) fn scale(numbers: &[f32], most: f32, least: f32, search: Search, roun
         }
     }
     best
+}
+
+/// The scale of f16 that stands for `scale`.
+fn in_f16(scale: f32, least: f32) -> f32 {
+    const NORMAL: f32 = 1.0 / 16_384.0;
+    const STEP: f32 = 1.0 / 16_777_216.0;
+    let largest = f32::from_bits((65_504.0 / least.abs()).to_bits() & 0xffff_0000);
+    let near = if scale < NORMAL { (scale / STEP).ceil() * STEP } else { half::f16::from_f32(scale).to_f32() };
+    near.min(largest)
 }
 
 /// The integer that `x` becomes.
@@ -95,12 +136,14 @@ pub(super) mod reference {
         let largest = numbers.iter().fold(0.0, |m: f32, x| m.max(x.abs()));
         let unit = (f64::from(largest.min(f32::from_bits(0x7f7f_fffe))) / f64::from(most)) as f32;
         let mut best = (1.0, f64::INFINITY);
-        let grid = if search == Search::Max { 0..0 } else { 20..61 };
+        let grid = if search.in_any() == Search::Max { 0..0 } else { 20..61 };
         for fiftieths in std::iter::once(50).chain(grid) {
             let r = (f64::from(fiftieths) / 50.0) as f32;
             let wide = (f64::from(r) * f64::from(unit)) as f32;
             let rounded = if bf16 { to_bf16(wide) } else { wide };
-            let scale = if largest == 0.0 { 1.0 } else { rounded.max(2f32.powi(-126)) };
+            let any = rounded.max(2f32.powi(-126));
+            let stored = if search == search.in_f16() { to_f16(any, least) } else { any };
+            let scale = if largest == 0.0 { 1.0 } else { stored };
             let error = error(numbers, scale, &values(numbers, scale, most, least));
             if error < best.1 {
                 best = (scale, error);
@@ -126,6 +169,30 @@ pub(super) mod reference {
         let [a, b] = [below, below + 1].map(|bits| f64::from(f32::from_bits(bits << 16)));
         let x = f64::from(x);
         if x - a < b - x || (x - a == b - x && below.is_multiple_of(2)) { a as f32 } else { b as f32 }
+    }
+
+    /// The scale among all numbers of f16, one after another.
+    fn to_f16(x: f32, least: i32) -> f32 {
+        let all = (1..0x7c00u16).map(|bits| {
+            let (exponent, fraction) = (i32::from(bits >> 10), f64::from(bits & 1023));
+            if exponent == 0 { fraction * 2f64.powi(-24) } else { (1024.0 + fraction) * 2f64.powi(exponent - 25) }
+        });
+        let x = f64::from(x).min(65_504.0);
+        let tiny = x < 2f64.powi(-14);
+        let nearest = match tiny {
+            true => all.clone().find(|s| *s >= x),
+            false => all
+                .clone()
+                .enumerate()
+                .min_by(|(i, a), (j, b)| {
+                    // The first of f16 is 1, so every second is even.
+                    (x - a).abs().total_cmp(&(x - b).abs()).then((i % 2 == 0).cmp(&(j % 2 == 0)))
+                })
+                .map(|(_, s)| s),
+        };
+        let eight_bits = |s: &f64| f64::from(f32::from_bits((*s as f32).to_bits() & 0xffff_0000)) == *s;
+        let largest = all.filter(eight_bits).rfind(|s| s * f64::from(-least) <= 65_504.0);
+        nearest.unwrap().min(largest.unwrap()) as f32
     }
 
     /// Rows that hurt, each with `columns` numbers: usual weights, ties, extremes, zeros, subnormals.
@@ -207,6 +274,21 @@ mod tests {
             for fraction in 0..1 << 23 {
                 let scale = f32::from_bits(1.0f32.to_bits() | fraction) / most;
                 assert_eq!(most * scale / most, scale);
+            }
+        }
+    }
+
+    #[test]
+    fn scales_of_f16_are_numbers_of_f16_and_bf16() {
+        let bf16 = |s: f32| half::bf16::from_f32(s).to_f32();
+        let exact = |s: f32| half::f16::from_f32(s).to_f32() == s && s > 0.0;
+        for bits in (0..0x7f80u32).map(|bits| bits << 16 | 0x5a5a) {
+            let x = f32::from_bits(bits);
+            for (most, least) in [(127.0, -127.0), (7.0, -8.0)] {
+                let row = scale(&[x], most, least, Search::MaxF16, |s| s);
+                let group = scale(&[x], most, least, Search::MaxF16, bf16);
+                assert!(exact(row) && exact(group) && bf16(group) == group, "{x}");
+                assert!(row * least >= -65_504.0 && group * least >= -65_504.0, "{x}");
             }
         }
     }

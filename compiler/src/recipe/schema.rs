@@ -98,7 +98,7 @@ pub(super) const KEYS: &[Key] = &[
     key("quant.NAME.weights",  Kind::Choice(Numbers::NAMES),           "\"f16\"",               "how filters are stored"),
     key("quant.NAME.group",    Kind::Integer { min: 0, max: 128 },     "32",                     "inputs that share a scale of int4: 32, 64, 128, or 0 for a whole row"),
     key("quant.NAME.activations", Kind::Choice(Activations::NAMES),    "\"float\"",              "what filters are given: tokens in floats, in f16, or for quantized filters in int8"),
-    key("quant.NAME.search",   Kind::Choice(Search::NAMES),            "\"mse\"",                "how scales are found: from the largest magnitude, or for the least squared error"),
+    key("quant.NAME.search",   Kind::Choice(Search::IN_RECIPES),       "\"mse\"",                "how scales are found: from the largest magnitude, or for the least squared error"),
     key("quant.NAME.table",    Kind::Choice(Numbers::NAMES),           "\"f16\"",                "how the table of tokens is stored; left out, as weights are, or f16 beside int8 and int4"),
     key("quant.NAME.keep.ENCODING", Kind::List(&Kind::Text),           "[\"embed_tokens\"]",     "weights stored this way instead; * matches any run of characters"),
 

@@ -241,8 +241,9 @@ fn facts(module: &Module, metadata: &Metadata) -> Facts {
         // A struct of plain fields always has a JSON form.
         say(keys::GENERATION, serde_json::to_string(generation).unwrap_or_default());
     }
-    if module.search() != Search::Max {
-        say(keys::SEARCH, module.search().name().into());
+    let search = module.search().in_any();
+    if search != Search::Max {
+        say(keys::SEARCH, search.name().into());
     }
     let short_description = format!("{}: one step of block diffusion", module.name);
     Facts { short_description, user_defined, ..Facts::default() }

@@ -4,7 +4,8 @@
 //!   `rows` (integers `[R]`); one output `f32[1, T, V]` or `f32[1, R, V]`; new rows `[1, KV, T, D]`.
 //! * **Values**: floats, 1 to 5 axes, none of them empty, none longer than 2^31 at the bounds. Integers are inputs only.
 //! * **Tables and filters**: `f16`, `int8.row`, `int4.row` and, where N divides a row, `int4.gN`; rows of `int4` have an
-//!   even length. There is no arithmetic in `bf16`, and `f32` would leave every unit but the CPU.
+//!   even length, and a group that is the whole row is `int4.row`. There is no arithmetic in `bf16`, and `f32` would leave every unit but the CPU.
+//!   Scales are searched among those that `f16` holds.
 //! * **Other weights** are stored in `f16`. A weight is not both, a matrix and a vector.
 //! * **Filters** are given tokens of 1 to 3 axes, floats only: nothing rounds tokens to int8 while it runs.
 //! * **Element-wise** nodes have at least one operand that is not constant.
@@ -94,12 +95,19 @@ fn check_weight(weight: &mut Weight, role: &'static str, before: Option<&str>) -
         weight.ty.encoding = Encoding::F16;
         return Ok(());
     }
+    if !encoding.is_float() {
+        weight.search = weight.search.in_f16();
+    }
     let columns = weight.ty.columns();
     if !MATRIX.contains(&encoding) {
         return Err(Refusal::Encoding { place, encoding, role, nearest: MATRIX });
     }
     if let Some(group) = encoding.group().filter(|group| !columns.is_multiple_of(*group)) {
         return Err(Refusal::Group { place, role, columns, group });
+    }
+    if encoding.group() == Some(columns) {
+        // One scale a row: nothing in the file tells the two apart.
+        weight.ty.encoding = Encoding::Int4Row;
     }
     // Rows follow one another without a gap: those of an odd length would not begin at a byte.
     if encoding.is_int4() && !columns.is_multiple_of(2) {

@@ -248,7 +248,7 @@ impl Lift<'_> {
         let id = self.builder.weight(&name, stored.ty.clone(), WeightExpr::Stored(name.clone()));
         let id = id.map_err(|e| place.fault(Fault::Broken(e.to_string())))?;
         if !stored.ty.encoding.is_float() {
-            self.builder.search(id, self.search);
+            self.builder.search(id, self.search.in_f16());
         }
         self.tensors.insert(name, stored);
         Ok(id)

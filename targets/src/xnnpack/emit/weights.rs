@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use diffulex_compiler::ir::{Module, WeightSource};
-use diffulex_compiler::quant::{Cost, Encoded, Rounding, Scales};
+use diffulex_compiler::quant::{Cost, Encoded, Rounding};
 
 use super::EmitError;
 use super::constant::Constant;
@@ -59,7 +59,7 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
     let mut costs = Vec::new();
     let (mut scales, mut rounding, mut bytes) = (Vec::new(), Rounding::default(), Encoded::default());
     let chunks = numbers().flat_map(|(constant, _)| stream::chunks(weight(constant)));
-    stream::encode(parts.source, chunks, &stream::as_it_is, &mut |rows, chunk| {
+    stream::encode(parts.source, chunks, &mut |rows, chunk| {
         let ty = &rows.weight.ty;
         let missing =
             || EmitError::Illegal { place: rows.weight.name.clone(), what: "has no place in the file".into() };
@@ -68,7 +68,7 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
             out.pad_to(offset)?;
         }
         bytes.clear();
-        packed(constant, parts.module, &chunk.encoded, &mut bytes);
+        constant.packing().pack(ty.encoding, &chunk.encoded, &mut bytes);
         out.write(&bytes.values)?;
         scales.extend_from_slice(&bytes.scales);
         rounding.join(&chunk.rounding);
@@ -90,20 +90,6 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
         Ok::<(), EmitError>(())
     })?;
     Ok(costs)
-}
-
-/// Rows in the packing of a constant.
-fn packed(constant: Constant, module: &Module, rows: &Encoded, out: &mut Encoded) {
-    let (encoding, packing) = (module.weight(constant.weight).ty.encoding, constant.packing());
-    match packing.high_first && encoding.is_int4() {
-        true => out.values.extend(rows.values.iter().map(|byte| byte.rotate_left(4))),
-        false => out.values.extend_from_slice(&rows.values),
-    }
-    match packing.scales == Scales::F32 && encoding.group().is_some() {
-        // A bf16 is the upper half of an f32.
-        true => out.scales.extend(rows.scales.as_chunks::<2>().0.iter().flat_map(|[a, b]| [0, 0, *a, *b])),
-        false => out.scales.extend_from_slice(&rows.scales),
-    }
 }
 
 /// Counts what is written and tells.
