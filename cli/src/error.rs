@@ -14,7 +14,7 @@ use diffulex_runtime::session::SessionError;
 use diffulex_runtime::tract::LowerError;
 use diffulex_runtime::verify::VerifyError;
 use diffulex_targets::artifact::ArtifactError;
-use diffulex_targets::xnnpack::{EmitError, ReadError};
+use diffulex_targets::{EmitError, OpenError};
 
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum Error {
         /// The artifact.
         file: PathBuf,
         /// What is wrong with it.
-        error: ReadError,
+        error: Box<OpenError>,
     },
     /// The files of an artifact's folder.
     #[error(transparent)]

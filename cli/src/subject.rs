@@ -1,21 +1,20 @@
 //! What a path stands for, and opening it: a recipe's artifact, a bare artifact or a checkpoint becomes a module, the
 //! numbers of its weights, and what a host must know.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::{self, Family, Generation};
-use diffulex_compiler::ir::{DType, Encoding, Module, Sizes, WeightSource};
+use diffulex_compiler::ir::{DType, Encoding, Module, Op, Sizes, WeightSource};
 use diffulex_compiler::passes;
-use diffulex_compiler::quant::{Activations, Scheme};
+use diffulex_compiler::quant::{self, Activations, Scheme};
 use diffulex_runtime::engine::Engine;
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_runtime::session::Attention;
 use diffulex_runtime::tract::TractEngine;
 use diffulex_targets::artifact::{MANIFEST, Manifest};
-use diffulex_targets::{raise, xnnpack};
+use diffulex_targets::{EXTENSIONS, OpenError, raise};
 
 use crate::Error;
 
@@ -71,11 +70,11 @@ pub fn kind(path: &Path) -> Result<Kind, Error> {
     let ending = path.extension().and_then(|e| e.to_str());
     match ending {
         Some("toml") if found.is_file() => Ok(Kind::Recipe),
-        Some("pte") if found.is_file() => Ok(Kind::Artifact),
         _ if path.join(MANIFEST).is_file() => Ok(Kind::Bundle),
+        Some(ending) if EXTENSIONS.contains(&ending) => Ok(Kind::Artifact),
         _ if path.join("config.json").is_file() => Ok(Kind::Checkpoint),
         _ => Err(Error::Usage(format!(
-            "{}: is neither a recipe (.toml), an artifact (.pte), an artifact's folder (with {MANIFEST}) nor a \
+            "{}: is neither a recipe (.toml), an artifact (.pte, .mlpackage), an artifact's folder (with {MANIFEST}) nor a \
              checkpoint (with config.json)",
             path.display()
         ))),
@@ -103,9 +102,11 @@ const NOT_SAID: &str =
 /// # Errors
 /// Names what is wrong with the file.
 pub fn artifact(file: &Path) -> Result<Opened, Error> {
-    let wrong = |error| Error::Read { file: file.into(), error };
-    let mapped = File::open(file).map_err(Error::io(file))?;
-    let read = xnnpack::read(&mapped).map_err(wrong)?;
+    let wrong = |error| match error {
+        OpenError::Io(error) => Error::io(file)(error),
+        error => Error::Read { file: file.into(), error: Box::new(error) },
+    };
+    let read = diffulex_targets::open(file).map_err(wrong)?;
     let module = raise::raise(&read.module, read.source.as_ref())?;
     let block = read.generation.as_ref().map(|g| g.block);
     Ok(Opened {
@@ -178,7 +179,33 @@ pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> 
         false => Activations::Float,
     };
     let scheme = Scheme { weights: least, table: least, activations, search: artifact.search(), keep };
-    imported(folder, block, Some(&scheme))
+    let mut opened = imported(folder, block, Some(&scheme))?;
+    if artifact.weight_id("rope.cos").is_some_and(|id| artifact.weight(id).ty.encoding == Encoding::F16) {
+        let module = passes::run(opened.module, &["round-constants"], &scheme, &mut |_| {}).map_err(Box::new)?;
+        opened.module = with_numbers_of(artifact, module);
+    }
+    Ok(opened)
+}
+
+/// Takes over eps and the scale of attention, where those of `artifact` are the same numbers in f16.
+fn with_numbers_of(artifact: &Module, mut module: Module) -> Module {
+    let eps = |op: &Op| if let Op::RmsNorm { eps } = op { Some(*eps) } else { None };
+    let scale = |op: &Op| if let Op::Attention { scale } = op { Some(*scale) } else { None };
+    let find = |number: &dyn Fn(&Op) -> Option<f32>| artifact.nodes.iter().find_map(|node| number(&node.op));
+    let (eps, scale) = (find(&eps), find(&scale));
+    let take = |number: &mut f32, found: Option<f32>| {
+        if let Some(found) = found.filter(|found| *found == quant::in_f16(*number)) {
+            *number = found;
+        }
+    };
+    for node in &mut module.nodes {
+        match &mut node.op {
+            Op::RmsNorm { eps: number } => take(number, eps),
+            Op::Attention { scale: number } => take(number, scale),
+            _ => {}
+        }
+    }
+    module
 }
 
 fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Result<Opened, Error> {
@@ -226,6 +253,10 @@ impl Opened {
     pub fn engine(&self, choice: &EngineChoice) -> Result<Box<dyn Engine>, Error> {
         match (choice, &self.artifact) {
             (EngineChoice::Tract, _) => Ok(Box::new(TractEngine::new(&self.module, self.source.clone())?)),
+            (EngineChoice::ExecuTorch(_), Some(artifact)) if artifact.is_dir() => {
+                let name = &self.name;
+                Err(Error::Usage(format!("{name} is a Core ML package; ExecuTorch runs `.pte` files only")))
+            }
             (EngineChoice::ExecuTorch(library), Some(artifact)) => Ok(Box::new(ExecuTorch::open(artifact, library)?)),
             (EngineChoice::ExecuTorch(_), None) => {
                 let name = &self.name;

@@ -15,16 +15,20 @@
 
 pub mod artifact;
 pub mod coreml;
+mod emit;
 mod layers;
 mod naming;
+mod open;
 pub mod raise;
 mod refusal;
 mod stream;
 mod target;
 pub mod xnnpack;
 
+pub use emit::{EmitError, Metadata};
+pub use open::{EXTENSIONS, OpenError, Opened, open};
 pub use refusal::Refusal;
-pub use target::Target;
+pub use target::{Planned, Target};
 
 #[cfg(doc)]
 use diffulex_compiler::ir::Module;

@@ -51,6 +51,12 @@ pub enum Refusal {
         /// How it is used.
         role: &'static str,
     },
+    /// The target cannot round tokens to int8 with scales that are found while it runs.
+    #[error("{place}: this target does not round tokens to int8 while it runs")]
+    Tokens {
+        /// The node that rounds.
+        place: String,
+    },
     /// The target cannot compute in this type.
     #[error("{place}: this target does not compute in {dtype}")]
     DType {
@@ -99,6 +105,7 @@ impl Refusal {
             | Refusal::Encoding { place, .. }
             | Refusal::Group { place, .. }
             | Refusal::Odd { place, .. }
+            | Refusal::Tokens { place }
             | Refusal::DType { place, .. }
             | Refusal::Deployment { place, .. }
             | Refusal::Shape { place, .. }
@@ -117,6 +124,7 @@ impl Refusal {
             Refusal::DType { nearest, .. } => Some(nearest.name().to_string()),
             Refusal::Deployment { needs, .. } => Some((*needs).to_string()),
             Refusal::Odd { .. } => Some(Encoding::Int8Row.name().to_string()),
+            Refusal::Tokens { .. } => Some("tokens in floats".into()),
             Refusal::Group { .. } | Refusal::Shape { .. } | Refusal::Step { .. } => None,
         }
     }

@@ -46,9 +46,9 @@ pub fn pte(checkpoint: &Path, max_tokens: usize, max_cache: usize, scheme: &Sche
     std::fs::create_dir_all(&folder).unwrap();
     let Scheme { weights, table, activations, search, .. } = scheme;
     let path = folder.join(format!("{name}-{max_tokens}-{max_cache}-{weights}-{table}-{activations}-{search}.pte"));
-    let checkpoint = Checkpoint::open(checkpoint).unwrap();
-    let module = module(&checkpoint, max_tokens, max_cache, Target::Xnnpack.passes(), scheme);
-    let legal = Target::Xnnpack.legalize(&module).unwrap();
+    let (checkpoint, target) = (Checkpoint::open(checkpoint).unwrap(), Target::Xnnpack(xnnpack::Options::default()));
+    let module = module(&checkpoint, max_tokens, max_cache, target.passes(), scheme);
+    let legal = target.legalize(&module).unwrap();
     // Tests run side by side and may want the same file: each writes its own and renames it.
     let own = tempfile::NamedTempFile::new_in(&folder).unwrap();
     let mut out = BufWriter::new(own.as_file());

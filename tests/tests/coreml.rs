@@ -167,7 +167,7 @@ fn a_package_asks_for_the_lowest_version_that_suffices() {
         let legal = legalize(&module(Model { encoding, ..WIDE }), &options).unwrap();
         Package::new(&legal, &Metadata::default(), &options).unwrap().version()
     };
-    for deployment in Deployment::ALL {
+    for deployment in Deployment::ALL.iter().copied() {
         let options = Options { deployment, ..Options::default() };
         assert_eq!(version(Encoding::F16, options), if deployment == Deployment::Ios15 { 6 } else { 7 });
         if deployment >= Deployment::Ios16 {

@@ -10,8 +10,8 @@ use diffulex_compiler::ir::verify::VerifyError;
 use diffulex_compiler::ir::{self, Encoding, Module, Node, Operand, Sizes, WeightType};
 use diffulex_compiler::models::Decoder;
 use diffulex_compiler::passes;
-use diffulex_compiler::recipe::{self, Recipe, Target as RecipeTarget};
-use diffulex_targets::{Refusal, xnnpack};
+use diffulex_compiler::recipe::{self, Recipe};
+use diffulex_targets::{Metadata, Refusal};
 
 use super::{job, plan};
 use crate::Error;
@@ -102,10 +102,9 @@ pub fn forecast(build: &recipe::Build, network: &Network) -> Result<Forecast, Er
         Err(refusal) => return Ok(Forecast::Refused(in_few_words(&refusal))),
     };
     let generation = plan::with_tokens(build, *family, *mask_id, end_ids.clone());
-    let metadata = xnnpack::Metadata { generation: Some(generation), recipe_digest: build.digest_hex() };
-    let RecipeTarget::Xnnpack { alignment, .. } = &build.target.value;
-    let artifact = match xnnpack::size(&module, &metadata, &xnnpack::Options { alignment: alignment.value }) {
-        Ok(bytes) => bytes,
+    let metadata = Metadata { generation: Some(generation), recipe_digest: build.digest_hex() };
+    let artifact = match target.plan(&module, &metadata, &build.name) {
+        Ok(planned) => planned.bytes(),
         Err(error) => return Ok(Forecast::Refused(error.to_string())),
     };
     let Decoder { layers, kv_heads, head_dim, .. } = *decoder;

@@ -1,7 +1,5 @@
-//! Making one artifact: import, passes, legal for the target, bytes; then the folder around it.
+//! Compiling one artifact: import, passes, legal for the target.
 
-use std::io::{self, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
@@ -10,13 +8,9 @@ use diffulex_compiler::ir::{Encoding, Module, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
-use diffulex_targets::artifact::{self, ArtifactError, Manifest};
-use diffulex_targets::xnnpack::EmitError;
-use diffulex_targets::{Refusal, Target, xnnpack};
+use diffulex_targets::{Refusal, Target, coreml, xnnpack};
 
-use super::plan::Plan;
 use crate::Error;
-use crate::report::{REPORT, Report};
 
 /// What a build tells while it works.
 pub enum Event<'a> {
@@ -100,102 +94,30 @@ pub fn goes_through(job: &Job, stage: &str) -> Result<bool, Error> {
     }
 }
 
-/// Writes the artifact itself; gives what each weight became.
-///
-/// # Errors
-/// As [`compile`], and when it cannot be written.
-pub fn emit(job: &Job, out: &mut dyn Write, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Error> {
-    let module = compile(job, None, observe)?;
-    let RecipeTarget::Xnnpack { alignment, .. } = &job.build.target.value;
-    let options = xnnpack::Options { alignment: alignment.value };
-    let metadata =
-        xnnpack::Metadata { generation: Some(job.generation.clone()), recipe_digest: job.build.digest_hex() };
-    let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
-    let weights = xnnpack::emit(&module, job.checkpoint.as_ref(), &metadata, &options, out, progress)?;
-    Ok(Report { weights })
-}
-
-/// Builds the artifact's folder. What was there before stays valid until the last file is in place.
-///
-/// # Errors
-/// As [`emit`], and when something cannot be written.
-pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
-    let mut bundle = artifact::Bundle::create(&plan.folder)?;
-    let report = written(|content| bundle.write(&artifact_name(&plan.job), content), &plan.job, observe)?;
-    bundle.write(REPORT, |out| out.write_all(report.to_json().as_bytes()))?;
-    for name in Plan::TEXT_FILES {
-        let file = plan.job.checkpoint.folder().join(name);
-        if file.exists() {
-            bundle.copy(name, &file)?;
-        }
-    }
-    bundle.write("generation.json", |out| out.write_all(generation_json(&plan.job.generation).as_bytes()))?;
-    bundle.finish(manifest(plan))?;
-    Ok(())
-}
-
-/// Writes the artifact alone, without a folder around it.
-///
-/// # Errors
-/// As [`emit`], and when the file cannot be written; an older one then stays.
-pub fn export(job: &Job, file: &Path, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Error> {
-    written(|content| artifact::write_alone(file, content).map(drop), job, observe)
-}
-
-/// Emits into a file that `write` makes. Whatever stops it keeps the file from being finished.
-fn written(
-    write: impl FnOnce(&mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<(), ArtifactError>,
-    job: &Job,
-    observe: &mut dyn FnMut(Event<'_>),
-) -> Result<Report, Error> {
-    let mut result = None;
-    let done = write(&mut |out| match emit(job, out, observe) {
-        Err(Error::Emit(EmitError::Io(error))) => Err(error),
-        other => {
-            let failed = other.is_err();
-            result = Some(other);
-            if failed { Err(io::ErrorKind::Other.into()) } else { Ok(()) }
-        }
-    });
-    match (result, done) {
-        (Some(Err(error)), _) => Err(error),
-        (_, Err(error)) => Err(error.into()),
-        (result, Ok(())) => result.unwrap_or_else(|| Ok(Report::default())),
-    }
-}
-
-/// The file name of the artifact: `demo-xnnpack-f16.pte`.
-pub(super) fn artifact_name(job: &Job) -> String {
-    format!("{}.{}", job.build.name, target(&job.build).extension())
-}
-
-/// Everything a manifest says before the files are known.
-pub(super) fn manifest(plan: &Plan) -> Manifest {
-    let job = &plan.job;
-    Manifest {
-        name: job.build.name.clone(),
-        target: target(&job.build).name().into(),
-        artifact: artifact_name(job),
-        tool: format!("diffulex-edge {}", env!("CARGO_PKG_VERSION")),
-        recipe: job.build.effective_values().iter().cloned().collect(),
-        checkpoint: plan.inputs.clone(),
-        files: Default::default(),
-    }
-}
-
-/// The target of a build.
+/// The target of a build, with what the recipe asks of it.
 pub(super) fn target(build: &recipe::Build) -> Target {
-    match build.target.value {
-        RecipeTarget::Xnnpack { .. } => Target::Xnnpack,
+    match &build.target.value {
+        RecipeTarget::Xnnpack { alignment, .. } => Target::Xnnpack(xnnpack::Options { alignment: alignment.value }),
+        RecipeTarget::Coreml(asked) => Target::Coreml(coreml::Options {
+            deployment: asked.deployment.value,
+            interface: asked.interface.value,
+            norm: asked.norm.value,
+            attention: asked.attention.value,
+            nibbles: asked.nibbles.value,
+            split_rows: (asked.split_rows.value > 0).then_some(asked.split_rows.value),
+        }),
     }
 }
 
 /// The passes that a build asks for.
 pub(super) fn passes(build: &recipe::Build) -> Vec<&'static str> {
     let mut wanted = target(build).passes().to_vec();
-    match &build.target.value {
-        RecipeTarget::Xnnpack { select_rows, .. } if select_rows.value => wanted.push("select-rows"),
-        RecipeTarget::Xnnpack { .. } => {}
+    let select_rows = match &build.target.value {
+        RecipeTarget::Xnnpack { select_rows, .. } => select_rows,
+        RecipeTarget::Coreml(asked) => &asked.select_rows,
+    };
+    if select_rows.value {
+        wanted.push("select-rows");
     }
     wanted
 }
@@ -208,11 +130,6 @@ fn import(job: &Job) -> Result<Module, Error> {
     verify(&module)
         .map_err(|e| Error::Usage(format!("bug[verify::{}] after import: {}: {}", e.rule, e.place, e.what)))?;
     Ok(module)
-}
-
-fn generation_json(generation: &Generation) -> String {
-    // A struct of numbers, words and lists always has a JSON form.
-    serde_json::to_string_pretty(generation).unwrap_or_default() + "\n"
 }
 
 /// A pattern of `keep` that names no matrix is a slip of the pen, not a wish; vectors are always f32.
@@ -261,6 +178,28 @@ fn refused(job: &Job, module: &Module, reason: &Refusal) -> Error {
                 .label(&origin(place, role), "two numbers share a byte")
                 .note(met)
                 .help(format!("write `keep.int8 = [\"{}\"]`", pattern(place)))
+        }
+        Refusal::Tokens { .. } => {
+            let message = format!("{target} cannot round tokens to int8 while it runs");
+            let origin = job.build.quant.activations.as_ref().map_or(asked, |given| &given.origin);
+            Diagnostic::refusal("quant::activations", message)
+                .label(origin, "needs scales that are found at run time")
+                .note(met)
+                .help("leave `activations` out: weights stay as they are, tokens are floats")
+        }
+        Refusal::Deployment { what, needs, deployment, place } => {
+            let message = format!("{target}: {what} needs {needs}, and {deployment} is asked for");
+            let older = match &job.build.target.value {
+                RecipeTarget::Coreml(coreml) => &coreml.deployment.origin,
+                RecipeTarget::Xnnpack { .. } => asked,
+            };
+            let diagnostic = Diagnostic::refusal("coreml::deployment", message).label(older, "older than that");
+            let stored = place.starts_with('@').then(|| origin(place, "filter"));
+            let diagnostic = match &stored {
+                Some(stored) => diagnostic.label(stored, "stored like this"),
+                None => diagnostic,
+            };
+            diagnostic.note(met).help(format!("write `deployment = \"{needs}\"`"))
         }
         other => {
             let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}")).note(met);

@@ -8,6 +8,7 @@
 
 mod agreement;
 mod digests;
+mod emit;
 mod forecast;
 mod freshness;
 mod job;
@@ -15,7 +16,8 @@ mod plan;
 
 pub(crate) use digests::Digests;
 pub use digests::Progress;
+pub use emit::{export, run};
 pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;
-pub use job::{Event, Job, compile, emit, export, goes_through, run};
+pub use job::{Event, Job, compile, goes_through};
 pub use plan::{Options, Plan, plan};

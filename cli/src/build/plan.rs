@@ -12,8 +12,9 @@ use diffulex_targets::artifact;
 
 use super::agreement;
 use super::digests::{Digests, Progress};
+use super::emit;
 use super::freshness::{self, Freshness};
-use super::job::{self, Job};
+use super::job::Job;
 use crate::Error;
 
 /// Where to look and what to take.
@@ -151,7 +152,7 @@ impl Job {
 impl Plan {
     /// Where the artifact itself lies.
     pub fn artifact(&self) -> PathBuf {
-        self.folder.join(job::artifact_name(&self.job))
+        self.folder.join(emit::artifact_name(&self.job))
     }
 
     /// Files of a checkpoint that go into an artifact's folder as they are, where they exist.

@@ -7,6 +7,7 @@ use diffulex_compiler::ir;
 use diffulex_compiler::passes::{self, Note};
 use diffulex_edge::Error;
 use diffulex_edge::build::{self, Event, Freshness, Plan};
+use diffulex_targets::artifact::Manifest;
 use indicatif::ProgressBar;
 
 use super::{plans, write_report};
@@ -119,7 +120,7 @@ fn report(format: MessageFormat, plan: &Plan, why: &str, seconds: Option<f64>) -
         }
         (MessageFormat::Text, None) => say(&format!("{name}: fresh\n")),
         (MessageFormat::Text, Some(seconds)) => {
-            let bytes = path.metadata().map_or(0, |m| m.len());
+            let bytes = Manifest::read(&plan.folder)?.artifact_bytes();
             let size = indicatif::HumanBytes(bytes);
             say(&format!("{name}: built {} ({size}) in {seconds:.1} s ({why})\n", path.display()))
         }

@@ -33,9 +33,8 @@ pub(crate) fn run(args: &Export) -> Result<bool, Error> {
         }
     });
     bar.finish_and_clear();
-    let report = done?;
-    let file = args.output_path.display();
-    let size = HumanBytes(args.output_path.metadata().map_or(0, |found| found.len()));
+    let (report, bytes) = done?;
+    let (file, size) = (args.output_path.display(), HumanBytes(bytes));
     let (bits, seconds) = (report.bits_per_weight(), started.elapsed().as_secs_f64());
     print(&report::weights(&report))?;
     say(&format!("\n{file}: {size}, {bits:.2} bits a weight, in {seconds:.1} s\n"))?;

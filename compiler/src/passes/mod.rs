@@ -11,6 +11,7 @@ mod fuse_swiglu;
 mod join;
 mod quantize;
 mod rewrite;
+mod round_constants;
 mod select_rows;
 
 use crate::ir::build::BuildError;
@@ -35,7 +36,7 @@ enum Rule {
 }
 
 /// All passes in the order in which they run. Targets name the ones they want.
-pub const PASSES: [Pass; 7] = [
+pub const PASSES: [Pass; 8] = [
     Pass {
         name: "fold-scale",
         about: "multiply the attention scale into the gain of the query norm, so that scores need no scaling",
@@ -67,6 +68,11 @@ pub const PASSES: [Pass; 7] = [
         run: Rule::Graph(drop_dead::run),
     },
     Pass { name: "quantize", about: "give every weight the encoding that the recipe asks for", run: Rule::Quantize },
+    Pass {
+        name: "round-constants",
+        about: "store vectors and the tables of the rotation in f16, for targets that compute in it",
+        run: Rule::Graph(round_constants::run),
+    },
 ];
 
 /// What a pass proposes.

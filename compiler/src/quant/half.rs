@@ -44,6 +44,11 @@ pub(super) fn encode_bf16(numbers: &[f32], out: &mut Vec<u8>) {
     numbers.iter().for_each(|&x| out.extend_from_slice(&bf16::from_f32(x).to_le_bytes()));
 }
 
+/// The number of `f16` that is nearest to `x`; infinite where that is too large.
+pub fn in_f16(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
+}
+
 /// Whether `x` is finite and stays so as `f16`.
 pub(super) fn fits_f16(x: f32) -> bool {
     x.abs() < 65520.0

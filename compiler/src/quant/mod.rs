@@ -11,6 +11,7 @@ mod report;
 mod scheme;
 mod search;
 
+pub use half::in_f16;
 pub use packing::{Packing, Scales};
 pub use report::{Cost, Rounding};
 pub use scheme::{Activations, Scheme, matches};

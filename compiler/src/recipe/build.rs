@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::choice::TargetName;
+use super::coreml::Coreml;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::mistake::Mistake;
 use super::source::Located;
@@ -121,8 +122,8 @@ pub struct QuantScheme {
     pub weights: Located<Encoding>,
     /// How the table of tokens is stored; as filters are, or in f16 where they are quantized, if it does not say.
     pub table: Option<Located<Encoding>>,
-    /// What filters are given.
-    pub activations: Activations,
+    /// What filters are given; tokens in floats, if it does not say.
+    pub activations: Option<Located<Activations>>,
     /// How the scales of quantized weights are found.
     pub search: Search,
     /// Weights stored otherwise, by name pattern; the most precise encoding first.
@@ -139,6 +140,8 @@ pub enum Target {
         /// A step has an input `rows` and makes logits of those only.
         select_rows: Located<bool>,
     },
+    /// A Core ML package.
+    Coreml(Box<Coreml>),
 }
 
 impl Target {
@@ -146,6 +149,7 @@ impl Target {
     pub fn name(&self) -> TargetName {
         match self {
             Self::Xnnpack { .. } => TargetName::Xnnpack,
+            Self::Coreml(_) => TargetName::Coreml,
         }
     }
 }
@@ -193,7 +197,8 @@ impl QuantScheme {
     pub fn scheme(&self) -> quant::Scheme {
         let keep = self.keep.iter().map(|(encoding, pattern)| (pattern.value.clone(), *encoding)).collect();
         let (weights, table) = (self.weights.value, self.tables().value);
-        quant::Scheme { weights, table, activations: self.activations, search: self.search, keep }
+        let activations = self.activations.as_ref().map_or(Activations::Float, |asked| asked.value);
+        quant::Scheme { weights, table, activations, search: self.search, keep }
     }
 
     fn tables(&self) -> Located<Encoding> {

@@ -8,6 +8,8 @@ choices! {
     TargetName {
         /// ExecuTorch with the XNNPACK delegate.
         Xnnpack = "xnnpack",
+        /// Core ML.
+        Coreml = "coreml",
     }
 }
 

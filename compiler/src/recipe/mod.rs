@@ -13,6 +13,7 @@
 mod build;
 mod check;
 mod choice;
+pub mod coreml;
 mod diagnostic;
 mod inherit;
 mod matrix;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 pub use build::{Build, Generate, Model, QuantScheme, Shape, Sizes, Target};
 pub use choice::{Numbers, TargetName};
+pub use coreml::Coreml;
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Note, Severity};
 pub use mistake::Mistake;
 pub use source::{Located, Origin, SourceFile};

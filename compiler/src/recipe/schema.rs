@@ -5,6 +5,7 @@
 use std::fmt;
 
 use super::choice::{Numbers, TargetName};
+use super::coreml::{Attention, Deployment, Interface, Nibbles, Norm, Shapes};
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::quant::{Activations, Search};
 
@@ -108,6 +109,18 @@ pub(super) const KEYS: &[Key] = &[
 
     key("target.xnnpack.alignment", Kind::PowerOfTwo { min: 16, max: 65_536 }, "128",            "bytes the weights' segments are aligned to"),
     key("target.xnnpack.select_rows", Kind::Boolean,                     "true",                 "whether a step is told which rows need logits, by an input of its own"),
+
+    key("target.coreml.deployment", Kind::Choice(Deployment::NAMES),     "\"ios18\"",            "the oldest system that must run the package"),
+    key("target.coreml.interface",  Kind::Choice(Interface::NAMES),      "\"explicit\"",         "who keeps the committed rows: the host, or the package as states"),
+    key("target.coreml.norm",       Kind::Choice(Norm::NAMES),           "\"half\"",             "how the mean of squares of a norm is computed"),
+    key("target.coreml.attention",  Kind::Choice(Attention::NAMES),      "\"decomposed\"",       "how attention is written"),
+    key("target.coreml.nibbles",    Kind::Choice(Nibbles::NAMES),        "\"signed\"",           "the numbers of int4 weights: from -8 on, or from 0 on with an offset"),
+    key("target.coreml.shapes",     Kind::Choice(Shapes::NAMES),         "\"static\"",           "how many tokens a step can have: one number, a range, several numbers, several functions"),
+    key("target.coreml.lengths",    Kind::List(&Kind::Integer { min: 1, max: 4096 }), "[4]",  "the numbers of tokens beside shape.prefill, where there are several; left out, shape.block"),
+    key("target.coreml.split_rows", Kind::Integer { min: 0, max: 1 << 24 }, "65536",           "filters of more rows than this are split; 0 splits none"),
+    key("target.coreml.parts",      Kind::Integer { min: 1, max: 1024 }, "2",                    "packages that the layers are shared out to, each of which feeds the next"),
+    key("target.coreml.select_rows", Kind::Boolean,                      "true",                 "whether a step is told which rows need logits, by an input of its own"),
+    key("target.coreml.check",      Kind::Boolean,                       "true",                 "whether a script and reference tensors for a Mac stand beside the package"),
 ];
 
 /// What the schema says about a path.

@@ -2,6 +2,7 @@
 
 use super::build::{Generate, Model, QuantScheme, Shape, Sizes, Target};
 use super::choice::{GROUPS, Numbers, TargetName};
+use super::coreml::{Attention, Coreml, Deployment, Interface, Nibbles, Norm, Shapes};
 use super::diagnostic::Diagnostic;
 use super::inherit::Settings;
 use super::mistake::{Mistake, shortened};
@@ -166,7 +167,7 @@ pub(super) fn scheme(
     Some(QuantScheme {
         name: Located::new(name.to_owned(), mentioned.clone()),
         table: tables.map(encoded),
-        activations: activations.map_or(Activations::Float, |asked| asked.value),
+        activations,
         search: search.map_or(Search::Max, |asked| asked.value),
         weights,
         keep,
@@ -186,6 +187,7 @@ pub(super) fn target(
             let select_rows = settings.need("target.xnnpack.select_rows", Some(asked), out);
             Some(Target::Xnnpack { alignment: alignment?, select_rows: select_rows? })
         }
+        TargetName::Coreml => Coreml::read(settings, asked, out).map(|coreml| Target::Coreml(Box::new(coreml))),
     }
 }
 
@@ -243,4 +245,7 @@ macro_rules! from_word {
     };
 }
 
-from_word! { Family Algorithm Strategy Reuse Logits Encoding Numbers Activations Search TargetName }
+from_word! {
+    Family Algorithm Strategy Reuse Logits Encoding Numbers Activations Search TargetName
+    Deployment Interface Norm Attention Nibbles Shapes
+}

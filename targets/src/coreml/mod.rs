@@ -22,5 +22,11 @@ pub use read::{Artifact, Fault, Place, ReadError, read, text};
 /// Name of the target in recipes and stages.
 pub const NAME: &str = "coreml";
 
+/// Ending of a package's name.
+pub const EXTENSION: &str = "mlpackage";
+
+/// The file that every package has at its root.
+pub const MANIFEST: &str = schema::MANIFEST_PATH;
+
 /// Version of what this product adds to the format: its own metadata, the names of inputs and outputs.
 pub const FORMAT_VERSION: u32 = 1;

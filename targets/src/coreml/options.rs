@@ -1,57 +1,6 @@
 //! What a package can be asked to be.
 
-/// The oldest system that must run a package; macOS, watchOS and tvOS of the same year count alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Deployment {
-    /// No compressed weights; inputs and outputs are `fp32`.
-    Ios15,
-    /// `int8` weights; inputs and outputs are `fp16`, from here on.
-    Ios16,
-    /// The same.
-    Ios17,
-    /// `int4` weights, states, fused attention.
-    Ios18,
-    /// The same.
-    Ios26,
-}
-
-/// How the mean of squares of a norm is computed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Norm {
-    /// In `fp16`, by `layer_norm` over `(x, −x)`, whose mean is 0 and whose variance is the mean of squares: nothing is
-    /// squared that could exceed 65504, and the Neural Engine computes it.
-    Half,
-    /// In `fp32`, between two casts, which take the graph apart into regions: more exact, slower.
-    Single,
-}
-
-/// How attention is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attention {
-    /// Two matrix products and a softmax.
-    Decomposed,
-    /// `scaled_dot_product_attention`, which needs iOS 18.
-    Fused,
-}
-
-/// Who keeps the committed rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interface {
-    /// The host: a step is given all rows and returns the new ones. A step changes nothing.
-    Explicit,
-    /// The package, as states, which needs iOS 18: a step writes its rows at `write_pos`, over what an earlier step wrote
-    /// there, and attends to all rows of the cache that the mask shows, its own among them.
-    State,
-}
-
-/// The numbers of `int4` weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nibbles {
-    /// Two's complement.
-    Signed,
-    /// Eight more, with an offset of 8 for each scale.
-    Unsigned,
-}
+pub use diffulex_compiler::recipe::coreml::{Attention, Deployment, Interface, Nibbles, Norm};
 
 /// How a package is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,30 +32,13 @@ impl Default for Options {
     }
 }
 
-impl Deployment {
-    /// All of them, the oldest first.
-    pub const ALL: [Deployment; 5] =
-        [Deployment::Ios15, Deployment::Ios16, Deployment::Ios17, Deployment::Ios18, Deployment::Ios26];
-
-    /// The name in recipes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Deployment::Ios15 => "ios15",
-            Deployment::Ios16 => "ios16",
-            Deployment::Ios17 => "ios17",
-            Deployment::Ios18 => "ios18",
-            Deployment::Ios26 => "ios26",
-        }
-    }
-
-    /// The newest specification version that it reads.
-    pub(crate) fn version(self) -> i32 {
-        match self {
-            Deployment::Ios15 => 6,
-            Deployment::Ios16 => 7,
-            Deployment::Ios17 => 8,
-            Deployment::Ios18 => 9,
-            Deployment::Ios26 => 10,
-        }
+/// The newest specification version that a system reads.
+pub(crate) fn version(deployment: Deployment) -> i32 {
+    match deployment {
+        Deployment::Ios15 => 6,
+        Deployment::Ios16 => 7,
+        Deployment::Ios17 => 8,
+        Deployment::Ios18 => 9,
+        Deployment::Ios26 => 10,
     }
 }

@@ -19,46 +19,18 @@ mod value;
 mod weights;
 
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Module, Stage, WeightError, WeightSource};
+use diffulex_compiler::ir::{Module, Stage, WeightSource};
 use diffulex_compiler::quant::Cost;
 use prost::Message;
 
 use super::schema::manifest::Manifest;
 use super::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH};
 use super::{Options, legal};
+pub use crate::emit::{EmitError, Metadata};
 use blobs::Blobs;
-
-/// Facts beside the graph that travel in the package.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata {
-    /// How to generate text with the model.
-    pub generation: Option<Generation>,
-    /// Digest of the recipe's effective values.
-    pub recipe_digest: String,
-}
-
-/// Why a package cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum EmitError {
-    /// The module is not one that `legalize` made.
-    #[error("{place}: {what}")]
-    Illegal {
-        /// The node or weight.
-        place: String,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The numbers of a weight cannot be had or stored.
-    #[error(transparent)]
-    Weight(#[from] WeightError),
-    /// Writing failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
 
 /// A package without its numbers, ready to be written.
 pub struct Package<'a> {
@@ -100,48 +72,49 @@ impl<'a> Package<'a> {
     }
 
     /// The manifest.
-    pub fn manifest(&self) -> String {
+    fn manifest(&self) -> String {
         // A struct of texts always has a JSON form.
         serde_json::to_string_pretty(&Manifest::new()).unwrap_or_default() + "\n"
     }
 
-    /// The model file.
-    pub fn model(&self) -> &[u8] {
-        &self.model
-    }
-
-    /// Writes the weight file; gives what each weight of the model became, in the order of the file. `progress` is told,
-    /// now and then, how many bytes of how many are written.
+    /// Writes one of [`Package::files`]; gives what each weight of the model became, in the order of the file.
+    /// `progress` is told, now and then, how many of its bytes are written.
     ///
     /// # Errors
     /// When a weight cannot be evaluated or stored, or writing fails.
-    pub fn write_weights(
+    pub fn write_file(
         &self,
+        file: usize,
         source: &dyn WeightSource,
         out: &mut dyn Write,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, EmitError> {
-        weights::write(self.module, source, &self.blobs, self.options.nibbles, out, progress)
+        match file {
+            0 => out.write_all(self.manifest().as_bytes())?,
+            1 => out.write_all(&self.model)?,
+            _ => return weights::write(self.module, source, &self.blobs, self.options.nibbles, out, progress),
+        }
+        Ok(vec![])
     }
 
     /// Writes all files below `folder`, which is made where it is not there.
     ///
     /// # Errors
-    /// As [`Package::write_weights`].
+    /// As [`Package::write_file`], and when a file cannot be made.
     pub fn write(
         &self,
         source: &dyn WeightSource,
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, EmitError> {
-        let create = |path: &str| {
+        let mut costs = Vec::new();
+        for (file, (path, _)) in self.files().into_iter().enumerate() {
             let path = folder.join(path);
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            fs::File::create(path)
-        };
-        create(MANIFEST_PATH)?.write_all(self.manifest().as_bytes())?;
-        create(MODEL_PATH)?.write_all(&self.model)?;
-        let mut out = BufWriter::with_capacity(1 << 20, create(WEIGHT_PATH)?);
-        self.write_weights(source, &mut out, progress)
+            let mut out = BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
+            costs.extend(self.write_file(file, source, &mut out, progress)?);
+            out.flush()?;
+        }
+        Ok(costs)
     }
 }

@@ -10,6 +10,7 @@ use super::blobs::{Blob, Blobs, Holds};
 use crate::coreml::Nibbles;
 use crate::coreml::schema::blob::header;
 use crate::coreml::schema::program::DataType;
+use crate::emit::Counted;
 use crate::stream;
 
 /// Writes the weight file; gives what each weight of the model became.
@@ -21,7 +22,7 @@ pub(super) fn write(
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Cost>, EmitError> {
-    let mut out = Counted { out, written: 0, total: blobs.bytes(), progress };
+    let mut out = Counted::new(out, blobs.bytes(), progress);
     out.write(&header(blobs.list.len() as u32))?;
     let mut places = blobs.list.iter().peekable();
     let mut costs = Costs { module, blobs, list: Vec::new(), now: None };
@@ -38,13 +39,13 @@ pub(super) fn write(
     let (mut bytes, packing) = (Encoded::default(), packing(nibbles));
     stream::encode(source, chunks, &mut |part, chunk| {
         while let Some(blob) = places.next_if(|blob| matches!(blob.holds, Holds::Filled(..))) {
-            out.filled(blob)?;
+            filled(blob, &mut out)?;
         }
         let missing = || EmitError::Illegal { place: "weights".into(), what: "have no place in the file".into() };
         let (owner, last) = owners.next().ok_or_else(missing)?;
         let blob = places.peek().ok_or_else(missing)?;
         if out.written < blob.record.start {
-            out.record(blob)?;
+            record(blob, &mut out)?;
         }
         bytes.clear();
         packing.pack(part.weight.ty.encoding, &chunk.encoded, &mut bytes);
@@ -54,7 +55,7 @@ pub(super) fn write(
         if last {
             places.next();
             if let Some(blob) = places.next_if(|blob| matches!(blob.holds, Holds::Scales(..))) {
-                out.record(blob)?;
+                record(blob, &mut out)?;
                 out.write(&scales)?;
             }
             scales.clear();
@@ -62,9 +63,9 @@ pub(super) fn write(
         Ok::<(), EmitError>(())
     })?;
     for blob in places {
-        out.filled(blob)?;
+        filled(blob, &mut out)?;
     }
-    out.out.flush()?;
+    out.flush()?;
     Ok(costs.finish())
 }
 
@@ -110,43 +111,25 @@ impl Costs<'_> {
     }
 }
 
-/// Counts what is written and tells.
-struct Counted<'a> {
-    out: &'a mut dyn Write,
-    written: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
+/// Writes zeros up to a record, and the record.
+fn record(blob: &Blob, out: &mut Counted<'_>) -> io::Result<()> {
+    out.pad_to(blob.offset)?;
+    out.write(&blob.record.to_bytes())
 }
 
-impl Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(bytes)?;
-        self.written += bytes.len() as u64;
-        (self.progress)(self.written, self.total);
-        Ok(())
-    }
-
-    /// Writes zeros up to a record, and the record.
-    fn record(&mut self, blob: &Blob) -> io::Result<()> {
-        let gap = blob.offset.saturating_sub(self.written);
-        self.write(&[0; 64][..gap.min(64) as usize])?;
-        self.write(&blob.record.to_bytes())
-    }
-
-    /// Writes a record of equal elements: zeros, or eights where they are nibbles.
-    fn filled(&mut self, blob: &Blob) -> io::Result<()> {
-        self.record(blob)?;
-        let byte = if blob.record.dtype == DataType::Uint4 { 0x88 } else { 0 };
-        let mut left = blob.record.bytes;
-        while left > 0 {
-            let part = left.min(4096) as usize;
-            let mut bytes = [byte; 4096];
-            if part as u64 == left && blob.record.unused_bits == 4 {
-                bytes[part - 1] &= 15;
-            }
-            self.write(&bytes[..part])?;
-            left -= part as u64;
+/// Writes a record of equal elements: zeros, or eights where they are nibbles.
+fn filled(blob: &Blob, out: &mut Counted<'_>) -> io::Result<()> {
+    record(blob, out)?;
+    let byte = if blob.record.dtype == DataType::Uint4 { 0x88 } else { 0 };
+    let mut left = blob.record.bytes;
+    while left > 0 {
+        let part = left.min(4096) as usize;
+        let mut bytes = [byte; 4096];
+        if part as u64 == left && blob.record.unused_bits == 4 {
+            bytes[part - 1] &= 15;
         }
-        Ok(())
+        out.write(&bytes[..part])?;
+        left -= part as u64;
     }
+    Ok(())
 }

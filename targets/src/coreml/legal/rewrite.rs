@@ -38,10 +38,7 @@ impl Rewrite<'_> {
             (Op::Swiglu, [x]) => self.swiglu(*x, &node.ty)?,
             // All floats are fp16 in a package.
             (Op::Cast { .. }, [Operand::Node(x)]) if !self.to.module().node(*x).ty.dtype.is_integer() => *x,
-            (Op::Int8Token, _) => {
-                let nearest = Some("activations in floats");
-                return Err(Refusal::Op { place: node.place(), op: node.op.name(), nearest }.into());
-            }
+            (Op::Int8Token, _) => return Err(Refusal::Tokens { place: node.place() }.into()),
             _ => self.last(node.op.clone(), args)?,
         })
     }

@@ -2,7 +2,7 @@
 
 use diffulex_compiler::ir::{Encoding, Module, Op};
 
-use crate::coreml::{Deployment, Interface, Options};
+use crate::coreml::{Deployment, Interface, Options, options};
 use crate::refusal::Refusal;
 
 /// The lowest version that suffices.
@@ -36,5 +36,5 @@ pub(in crate::coreml) fn version(module: &Module, options: &Options) -> Result<i
         }
         lowest = lowest.max(needs);
     }
-    Ok(lowest.version())
+    Ok(options::version(lowest))
 }

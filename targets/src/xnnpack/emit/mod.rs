@@ -19,23 +19,14 @@ mod plan;
 mod program;
 mod weights;
 
-use std::io::{self, Write};
+use std::io::Write;
 
-use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{Module, Stage, WeightError, WeightSource};
+use diffulex_compiler::ir::{Module, Stage, WeightSource};
 use diffulex_compiler::quant::Cost;
 
 use super::legal;
+pub use crate::emit::{EmitError, Metadata};
 use layout::Layout;
-
-/// Facts beside the graph that travel in the file, as methods that return constants.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Metadata {
-    /// How to generate text with the model.
-    pub generation: Option<Generation>,
-    /// Digest of the recipe's effective values.
-    pub recipe_digest: String,
-}
 
 /// How a file is laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,42 +42,54 @@ impl Default for Options {
     }
 }
 
-/// Why a file cannot be written.
-#[derive(Debug, thiserror::Error)]
-pub enum EmitError {
-    /// The module is not one that `legalize` made.
-    #[error("{place}: {what}")]
-    Illegal {
-        /// The node or weight.
-        place: String,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The alignment is not a power of two of at least 16.
-    #[error("segments cannot be aligned to {0} bytes; a power of two from 16 to 2^20 can")]
-    Alignment(u32),
-    /// A part of the file exceeds what its offsets can reach.
-    #[error("{part} would have {bytes} bytes; the format allows {limit}")]
-    TooLarge {
-        /// The part of the file.
-        part: &'static str,
-        /// Its size.
-        bytes: u64,
-        /// The largest size.
-        limit: u64,
-    },
-    /// The numbers of a weight cannot be had or stored.
-    #[error(transparent)]
-    Weight(#[from] WeightError),
-    /// Writing failed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
+/// A file without the numbers of its weights, ready to be written.
+pub struct Program<'a> {
+    module: &'a Module,
+    graph: delegate::Delegate,
+    layout: Layout,
+    program: Vec<u8>,
 }
 
-/// Writes `module` to `out`; gives what each weight of the model became, in the order of the file. `progress` is told, now and then, how many bytes of how many are written.
+impl<'a> Program<'a> {
+    /// Plans the file of a legal module.
+    ///
+    /// # Errors
+    /// When `module` is not legal, or a limit of the format is exceeded.
+    pub fn new(module: &'a Module, metadata: &Metadata, options: &Options) -> Result<Program<'a>, EmitError> {
+        check(module, options)?;
+        let step = plan::Step::of(module)?;
+        let graph = delegate::build(module, &step)?;
+        let layout = Layout::new(module, &step, &graph, options.alignment)?;
+        let program = program::build(module, &step, &layout, &graph.constants, metadata)?;
+        Ok(Program { module, graph, layout, program })
+    }
+
+    /// Size of the file.
+    pub fn bytes(&self) -> u64 {
+        self.layout.file_bytes(self.program.len())
+    }
+
+    /// Writes the file; gives what each weight of the model became, in the order of the file. `progress` is told, now
+    /// and then, how many bytes of how many are written.
+    ///
+    /// # Errors
+    /// When a weight cannot be evaluated, or writing fails.
+    pub fn write(
+        &self,
+        source: &dyn WeightSource,
+        out: &mut dyn Write,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Vec<Cost>, EmitError> {
+        let Program { module, graph, layout, program } = self;
+        let parts = weights::Parts { module, source, program, graph, layout };
+        weights::write(&parts, out, progress)
+    }
+}
+
+/// Writes `module` to `out`: [`Program::new`] and [`Program::write`] in one.
 ///
 /// # Errors
-/// When `module` is not legal, a weight cannot be evaluated, a limit of the format is exceeded, or writing fails.
+/// As theirs.
 pub fn emit(
     module: &Module,
     source: &dyn WeightSource,
@@ -95,36 +98,7 @@ pub fn emit(
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Cost>, EmitError> {
-    let Front { graph, layout, program } = Front::new(module, metadata, options)?;
-    let parts = weights::Parts { module, source, program: &program, graph: &graph, layout: &layout };
-    weights::write(&parts, out, progress)
-}
-
-/// Bytes of the file that [`emit()`] would write; no numbers are needed to know.
-///
-/// # Errors
-/// When `module` is not legal, or a limit of the format is exceeded.
-pub fn size(module: &Module, metadata: &Metadata, options: &Options) -> Result<u64, EmitError> {
-    let Front { layout, program, .. } = Front::new(module, metadata, options)?;
-    Ok(layout.file_bytes(program.len()))
-}
-
-/// All of a file but the weights.
-struct Front {
-    graph: delegate::Delegate,
-    layout: Layout,
-    program: Vec<u8>,
-}
-
-impl Front {
-    fn new(module: &Module, metadata: &Metadata, options: &Options) -> Result<Front, EmitError> {
-        check(module, options)?;
-        let step = plan::Step::of(module)?;
-        let graph = delegate::build(module, &step)?;
-        let layout = Layout::new(module, &step, &graph, options.alignment)?;
-        let program = program::build(module, &step, &layout, &graph.constants, metadata)?;
-        Ok(Front { graph, layout, program })
-    }
+    Program::new(module, metadata, options)?.write(source, out, progress)
 }
 
 fn check(module: &Module, options: &Options) -> Result<(), EmitError> {

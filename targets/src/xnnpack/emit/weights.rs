@@ -1,6 +1,6 @@
 //! Streams a file: program, tables, delegate, constants.
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use diffulex_compiler::ir::{Module, WeightSource};
 use diffulex_compiler::quant::{Cost, Encoded, Rounding};
@@ -9,6 +9,7 @@ use super::EmitError;
 use super::constant::Constant;
 use super::delegate::Delegate;
 use super::layout::Layout;
+use crate::emit::Counted;
 use crate::stream;
 
 /// What a file consists of.
@@ -34,7 +35,7 @@ pub(super) fn write(
     let Parts { layout, graph, .. } = parts;
     let base = layout.base(parts.program.len());
     let total = layout.file_bytes(parts.program.len());
-    let mut out = Counted { out, written: 0, total, progress };
+    let mut out = Counted::new(out, total, progress);
     out.write(parts.program)?;
     let tables: Vec<(Constant, u64)> =
         layout.tables.iter().map(|(c, offset)| (*c, base + layout.segments[0].0 + offset)).collect();
@@ -47,7 +48,7 @@ pub(super) fn write(
     let filters: Vec<(Constant, u64)> = filters.filter(|(_, offset)| *offset > delegate).collect();
     costs.extend(constants(parts, &filters, &mut out)?);
     out.pad_to(total)?;
-    out.out.flush()?;
+    out.flush()?;
     Ok(costs)
 }
 
@@ -90,32 +91,4 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
         Ok::<(), EmitError>(())
     })?;
     Ok(costs)
-}
-
-/// Counts what is written and tells.
-struct Counted<'a> {
-    out: &'a mut dyn Write,
-    written: u64,
-    total: u64,
-    progress: &'a mut dyn FnMut(u64, u64),
-}
-
-impl Counted<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(bytes)?;
-        self.written += bytes.len() as u64;
-        (self.progress)(self.written, self.total);
-        Ok(())
-    }
-
-    /// Writes zeros up to an offset of the file.
-    fn pad_to(&mut self, offset: u64) -> io::Result<()> {
-        let mut left = offset.saturating_sub(self.written);
-        while left > 0 {
-            let part = left.min(4096);
-            self.write(&[0; 4096][..part as usize])?;
-            left -= part;
-        }
-        Ok(())
-    }
 }

@@ -1,112 +1,15 @@
-//! The folder of an artifact, which runs by itself on another machine, and how it comes into being whole or not at all.
-//!
-//! A [`Bundle`] is written into a hidden folder beside its final place: each file is synced, the manifest comes last, and
-//! the folder takes its place by one rename (or one exchange, where an older build stands). A build that is killed
-//! leaves the hidden folder, which the next one clears away, and the old artifact untouched.
+//! Files and folders that come into being whole or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use super::hashing::Hashing;
+use super::{ArtifactError, FileEntry, MANIFEST, Manifest, io_error};
 
-/// Name of the manifest in an artifact's folder.
-pub const MANIFEST: &str = "manifest.json";
-/// Largest manifest that is read.
-const MAX_MANIFEST: u64 = 16 << 20;
-
-/// What an artifact's folder holds and what it was made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// Name of the build.
-    pub name: String,
-    /// Target of the build.
-    pub target: String,
-    /// The file that is the artifact itself.
-    pub artifact: String,
-    /// Program and version that wrote it.
-    pub tool: String,
-    /// The effective values of the recipe.
-    pub recipe: BTreeMap<String, String>,
-    /// SHA-256 of each file of the checkpoint.
-    pub checkpoint: BTreeMap<String, String>,
-    /// The files of the folder, without the manifest.
-    pub files: BTreeMap<String, FileEntry>,
-}
-
-/// A file of the folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileEntry {
-    /// Its size.
-    pub bytes: u64,
-    /// SHA-256 in hexadecimal.
-    pub sha256: String,
-}
-
-/// Why a folder cannot be written or does not hold what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum ArtifactError {
-    /// The system refused.
-    #[error("{}: {error}{}", path.display(), hint(error))]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// Another process is writing the same artifact.
-    #[error("{}: another build is writing this artifact; wait for it to end", path.display())]
-    Busy {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// There is something else where the artifact should go.
-    #[error("{}: is in the way: it is no artifact of an earlier build; remove it or build elsewhere with `--out`", path.display())]
-    InTheWay {
-        /// What stands there.
-        path: PathBuf,
-    },
-    /// There is something else where a file, or its folder, should go.
-    #[error("{}: cannot be replaced by a file, or hold one", path.display())]
-    NoFile {
-        /// What stands there.
-        path: PathBuf,
-    },
-    /// The manifest is not one.
-    #[error("{}: {what}", path.display())]
-    Manifest {
-        /// The manifest.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// A file is not what the manifest says.
-    #[error("{}: {what}", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-        /// What differs.
-        what: String,
-    },
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull => "; free some space and build again, nothing half-written is left behind",
-        _ => "",
-    }
-}
-
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> ArtifactError + '_ {
-    move |error| ArtifactError::Io { path: path.to_path_buf(), error }
-}
-
-/// An artifact's folder in the making.
+/// A folder in the making, which takes its place as a whole.
 #[derive(Debug)]
 pub struct Bundle {
     folder: PathBuf,
@@ -117,17 +20,25 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Begins the artifact that shall stand at `folder`.
+    /// Begins the folder of an artifact that shall stand at `folder`.
     ///
     /// # Errors
     /// When another build is at it, something else is in the way, or the system refuses.
     pub fn create(folder: &Path) -> Result<Bundle, ArtifactError> {
+        Bundle::replacing(folder, MANIFEST)
+    }
+
+    /// Begins a folder. One that stands there already must have a file called `mark` to be replaced.
+    ///
+    /// # Errors
+    /// As [`Bundle::create`].
+    pub fn replacing(folder: &Path, mark: &str) -> Result<Bundle, ArtifactError> {
         let parent = parent(folder);
         if parent.exists() && !parent.is_dir() {
             return Err(ArtifactError::InTheWay { path: parent });
         }
         fs::create_dir_all(&parent).map_err(io_error(&parent))?;
-        if folder.exists() && !folder.join(MANIFEST).exists() {
+        if folder.exists() && !folder.join(mark).exists() {
             return Err(ArtifactError::InTheWay { path: folder.into() });
         }
         let lock = lock(folder)?;
@@ -139,7 +50,12 @@ impl Bundle {
         Ok(Bundle { folder: folder.into(), hidden, files: BTreeMap::new(), _lock: lock })
     }
 
-    /// Writes one file; its digest is taken on the way.
+    /// Where its files lie until it takes its place.
+    pub fn hidden(&self) -> &Path {
+        &self.hidden
+    }
+
+    /// Writes one file; its digest is taken on the way. `name` may be a path of several folders.
     ///
     /// # Errors
     /// When `content` fails or the system refuses.
@@ -149,6 +65,8 @@ impl Bundle {
         content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), ArtifactError> {
         let path = self.hidden.join(name);
+        let folder = self::parent(&path);
+        fs::create_dir_all(&folder).map_err(io_error(&folder))?;
         let entry = write_file(&path, content).map_err(io_error(&path))?;
         self.files.insert(name.into(), entry);
         Ok(())
@@ -172,6 +90,20 @@ impl Bundle {
         let path = self.hidden.join(MANIFEST);
         let text = serde_json::to_string_pretty(&manifest).map_err(io::Error::from).map_err(io_error(&path))? + "\n";
         write_file(&path, |out| out.write_all(text.as_bytes())).map_err(io_error(&path))?;
+        self.place()?;
+        Ok(manifest)
+    }
+
+    /// Puts the folder in its place as it is.
+    ///
+    /// # Errors
+    /// When the system refuses; an older folder then stays.
+    pub fn place(self) -> Result<(), ArtifactError> {
+        let inner = self.files.keys().flat_map(|name| Path::new(name).ancestors().skip(1));
+        let inner: BTreeSet<PathBuf> = inner.map(|folder| self.hidden.join(folder)).collect();
+        for folder in &inner {
+            sync_folder(folder).map_err(io_error(folder))?;
+        }
         sync_folder(&self.hidden).map_err(io_error(&self.hidden))?;
         if self.folder.exists() {
             exchange(&self.hidden, &self.folder).map_err(io_error(&self.folder))?;
@@ -179,8 +111,7 @@ impl Bundle {
             fs::rename(&self.hidden, &self.folder).map_err(io_error(&self.folder))?;
         }
         let parent = parent(&self.folder);
-        sync_folder(&parent).map_err(io_error(&parent))?;
-        Ok(manifest)
+        sync_folder(&parent).map_err(io_error(&parent))
     }
 }
 
@@ -238,58 +169,6 @@ impl Drop for Bundle {
     }
 }
 
-impl Manifest {
-    /// Reads the manifest of a folder.
-    ///
-    /// # Errors
-    /// When there is none or it is not one.
-    pub fn read(folder: &Path) -> Result<Manifest, ArtifactError> {
-        let path = folder.join(MANIFEST);
-        let mut text = String::new();
-        let file = File::open(&path).map_err(io_error(&path))?;
-        file.take(MAX_MANIFEST).read_to_string(&mut text).map_err(io_error(&path))?;
-        let wrong = |what: String| ArtifactError::Manifest { path: path.clone(), what };
-        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| wrong(format!("is no manifest: {e}")))?;
-        let plain = |name: &str| !name.is_empty() && name != ".." && name != "." && !name.contains(['/', '\\', '\0']);
-        if let Some(name) = manifest.files.keys().chain([&manifest.artifact]).find(|name| !plain(name)) {
-            return Err(wrong(format!("names `{name}`, which is no file of this folder")));
-        }
-        if !manifest.files.contains_key(&manifest.artifact) {
-            return Err(wrong(format!("does not list the artifact `{}` among its files", manifest.artifact)));
-        }
-        Ok(manifest)
-    }
-
-    /// Compares every file of the folder with its size, and those of at most `largest` bytes with their digest.
-    ///
-    /// # Errors
-    /// Names the first file that differs.
-    pub fn check(&self, folder: &Path, largest: u64) -> Result<(), ArtifactError> {
-        for (name, entry) in &self.files {
-            let path = folder.join(name);
-            let changed = |what| ArtifactError::Changed { path: path.clone(), what };
-            // Asked before opening: opening a pipe would wait for its writer.
-            if !path.metadata().map_err(io_error(&path))?.is_file() {
-                return Err(changed("is no file".into()));
-            }
-            let file = File::open(&path).map_err(io_error(&path))?;
-            let length = file.metadata().map_err(io_error(&path))?.len();
-            if length != entry.bytes {
-                return Err(changed(format!("has {length} bytes, the manifest says {}", entry.bytes)));
-            }
-            if length > largest {
-                continue;
-            }
-            let mut hash = Hashing { inner: io::sink(), hash: Sha256::new(), bytes: 0 };
-            io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hash).map_err(io_error(&path))?;
-            if hash.entry().sha256 != entry.sha256 {
-                return Err(changed("its content changed since it was built (SHA-256 differs)".into()));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Takes the lock of an artifact. Its file is removed when the build ends, so one that was opened before and locked
 /// after that is nobody's: then it is tried again.
 fn lock(folder: &Path) -> Result<File, ArtifactError> {
@@ -342,38 +221,11 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 fn write_file(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileEntry> {
     let file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    let mut out = Hashing { inner: file, hash: Sha256::new(), bytes: 0 };
+    let mut out = Hashing::new(file);
     content(&mut out)?;
     out.flush()?;
     out.inner.get_ref().sync_all()?;
     Ok(out.entry())
-}
-
-/// Passes bytes on and takes their digest.
-struct Hashing<W> {
-    inner: W,
-    hash: Sha256,
-    bytes: u64,
-}
-
-impl<W> Hashing<W> {
-    fn entry(self) -> FileEntry {
-        let sha256 = self.hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        FileEntry { bytes: self.bytes, sha256 }
-    }
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.hash.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 #[cfg(test)]
@@ -475,7 +327,7 @@ mod tests {
     #[test]
     fn a_manifest_stays_in_its_folder() {
         let out = tempfile::tempdir().unwrap();
-        for name in ["../a", "/etc/passwd", "", ".."] {
+        for name in ["../a", "/etc/passwd", "", "..", "a/b"] {
             let text = serde_json::to_string(&Manifest { artifact: name.into(), ..manifest() }).unwrap();
             fs::write(out.path().join(MANIFEST), text).unwrap();
             assert!(matches!(Manifest::read(out.path()), Err(ArtifactError::Manifest { .. })), "{name}");

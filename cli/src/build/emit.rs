@@ -1,0 +1,144 @@
+//! Writing artifacts: the files of a compiled module, and what stands beside them in a build's folder.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use diffulex_compiler::generation::Generation;
+use diffulex_compiler::ir::Module;
+use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
+use diffulex_targets::{EmitError, Metadata, Planned, Target, coreml};
+
+use super::job::{self, Event, Job};
+use super::plan::Plan;
+use crate::Error;
+use crate::report::{REPORT, Report};
+
+/// Builds the artifact's folder. What was there before stays valid until the last file is in place.
+///
+/// # Errors
+/// As [`job::compile`], and when something cannot be written.
+pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+    let job = &plan.job;
+    let mut bundle = Bundle::create(&plan.folder)?;
+    let module = job::compile(job, None, observe)?;
+    let planned = planned(job, &module, &job.build.name)?;
+    let report = write(job, &planned, &mut |name, content| bundle.write(name, content), observe)?;
+    bundle.write(REPORT, |out| out.write_all(report.to_json().as_bytes()))?;
+    for name in Plan::TEXT_FILES {
+        let file = job.checkpoint.folder().join(name);
+        if file.exists() {
+            bundle.copy(name, &file)?;
+        }
+    }
+    bundle.write("generation.json", |out| out.write_all(generation_json(&job.generation).as_bytes()))?;
+    bundle.finish(manifest(plan))?;
+    Ok(())
+}
+
+/// Writes the artifact alone, without a folder around it; gives what is told of its weights, and its size.
+///
+/// # Errors
+/// As [`job::compile`], and when it cannot be written; an older one then stays.
+pub fn export(job: &Job, output: &Path, observe: &mut dyn FnMut(Event<'_>)) -> Result<(Report, u64), Error> {
+    let target = job::target(&job.build);
+    let package = matches!(target, Target::Coreml(_));
+    if package && output.extension().is_none_or(|ending| ending != coreml::EXTENSION) {
+        let (output, ending) = (output.display(), coreml::EXTENSION);
+        return Err(Error::Usage(format!("{output}: the name of a Core ML package ends in `.{ending}`")));
+    }
+    let module = job::compile(job, None, observe)?;
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    let planned = planned(job, &module, &stem)?;
+    let parent = output.parent().map_or(PathBuf::new(), Path::to_path_buf);
+    let mut open: Option<(String, Bundle)> = None;
+    let report = write(
+        job,
+        &planned,
+        &mut |name, content| {
+            let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
+                return artifact::write_alone(output, content).map(drop);
+            };
+            if open.as_ref().is_some_and(|(known, _)| known != folder)
+                && let Some((_, done)) = open.take()
+            {
+                done.place()?;
+            }
+            let (_, bundle) = match &mut open {
+                Some(bundle) => bundle,
+                None => {
+                    let made = Bundle::replacing(&parent.join(folder), coreml::MANIFEST)?;
+                    open.insert((folder.to_string(), made))
+                }
+            };
+            bundle.write(file, content)
+        },
+        observe,
+    )?;
+    if let Some((_, last)) = open {
+        last.place()?;
+    }
+    Ok((report, planned.bytes()))
+}
+
+/// The artifact of a compiled module, yet to be written.
+fn planned<'a>(job: &Job, module: &'a Module, name: &str) -> Result<Planned<'a>, EmitError> {
+    let metadata = Metadata { generation: Some(job.generation.clone()), recipe_digest: job.build.digest_hex() };
+    job::target(&job.build).plan(module, &metadata, name)
+}
+
+/// What a file is to hold.
+type Content<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
+
+/// Writes all files, each through `put`. Whatever stops it keeps the file from being finished.
+fn write(
+    job: &Job,
+    planned: &Planned<'_>,
+    put: &mut dyn FnMut(&str, Content<'_>) -> Result<(), ArtifactError>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Report, Error> {
+    let mut weights = Vec::new();
+    for (file, (name, _)) in planned.files().iter().enumerate() {
+        let mut failed = None;
+        let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
+        let done = put(name, &mut |out| match planned.write(file, job.checkpoint.as_ref(), out, progress) {
+            Ok(costs) => {
+                weights.extend(costs);
+                Ok(())
+            }
+            Err(EmitError::Io(error)) => Err(error),
+            Err(error) => {
+                failed = Some(error);
+                Err(io::ErrorKind::Other.into())
+            }
+        });
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        done?;
+    }
+    Ok(Report { weights })
+}
+
+/// The name of the artifact: `demo-xnnpack-f16.pte`.
+pub(super) fn artifact_name(job: &Job) -> String {
+    format!("{}.{}", job.build.name, job::target(&job.build).extension())
+}
+
+/// Everything a manifest says before the files are known.
+pub(super) fn manifest(plan: &Plan) -> Manifest {
+    let job = &plan.job;
+    Manifest {
+        name: job.build.name.clone(),
+        target: job::target(&job.build).name().into(),
+        artifact: artifact_name(job),
+        tool: format!("diffulex-edge {}", env!("CARGO_PKG_VERSION")),
+        recipe: job.build.effective_values().iter().cloned().collect(),
+        checkpoint: plan.inputs.clone(),
+        files: Default::default(),
+    }
+}
+
+fn generation_json(generation: &Generation) -> String {
+    // A struct of numbers, words and lists always has a JSON form.
+    serde_json::to_string_pretty(generation).unwrap_or_default() + "\n"
+}

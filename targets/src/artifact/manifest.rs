@@ -1,0 +1,111 @@
+//! The manifest of an artifact's folder: what it holds, and what it was made from.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::hashing::Hashing;
+use super::{ArtifactError, io_error};
+
+/// Name of the manifest in an artifact's folder.
+pub const MANIFEST: &str = "manifest.json";
+/// Largest manifest that is read.
+const MAX_MANIFEST: u64 = 16 << 20;
+
+/// What an artifact's folder holds and what it was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Name of the build.
+    pub name: String,
+    /// Target of the build.
+    pub target: String,
+    /// The file or folder that is the artifact itself, or its first part.
+    pub artifact: String,
+    /// Program and version that wrote it.
+    pub tool: String,
+    /// The effective values of the recipe.
+    pub recipe: BTreeMap<String, String>,
+    /// SHA-256 of each file of the checkpoint.
+    pub checkpoint: BTreeMap<String, String>,
+    /// The files of the folder, without the manifest.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// A file of the folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Its size.
+    pub bytes: u64,
+    /// SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+impl Manifest {
+    /// Reads the manifest of a folder.
+    ///
+    /// # Errors
+    /// When there is none or it is not one.
+    pub fn read(folder: &Path) -> Result<Manifest, ArtifactError> {
+        let path = folder.join(MANIFEST);
+        let mut text = String::new();
+        let file = File::open(&path).map_err(io_error(&path))?;
+        file.take(MAX_MANIFEST).read_to_string(&mut text).map_err(io_error(&path))?;
+        let wrong = |what: String| ArtifactError::Manifest { path: path.clone(), what };
+        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| wrong(format!("is no manifest: {e}")))?;
+        let word = |word: &str| !word.is_empty() && word != ".." && word != "." && !word.contains(['\\', '\0']);
+        let plain = |name: &str| name.split('/').all(word);
+        let single = |name: &str| word(name) && !name.contains('/');
+        if let Some(name) = manifest.files.keys().find(|name| !plain(name)) {
+            return Err(wrong(format!("names `{name}`, which is no file of this folder")));
+        }
+        if !single(&manifest.artifact) {
+            return Err(wrong(format!("names `{}`, which is no file of this folder", manifest.artifact)));
+        }
+        let part = |name: &String| name.split('/').next() == Some(&manifest.artifact);
+        if !manifest.files.keys().any(part) {
+            return Err(wrong(format!("does not list the artifact `{}` among its files", manifest.artifact)));
+        }
+        Ok(manifest)
+    }
+
+    /// Size of the artifact itself, in all its files.
+    pub fn artifact_bytes(&self) -> u64 {
+        let ending = Path::new(&self.artifact).extension();
+        let own = |name: &str| Path::new(name.split('/').next().unwrap_or_default()).extension() == ending;
+        self.files.iter().filter(|(name, _)| own(name)).map(|(_, file)| file.bytes).sum()
+    }
+
+    /// Compares every file of the folder with its size, and those of at most `largest` bytes with their digest.
+    ///
+    /// # Errors
+    /// Names the first file that differs.
+    pub fn check(&self, folder: &Path, largest: u64) -> Result<(), ArtifactError> {
+        for (name, entry) in &self.files {
+            let path = folder.join(name);
+            let changed = |what| ArtifactError::Changed { path: path.clone(), what };
+            // Asked before opening: opening a pipe would wait for its writer.
+            if !path.metadata().map_err(io_error(&path))?.is_file() {
+                return Err(changed("is no file".into()));
+            }
+            let file = File::open(&path).map_err(io_error(&path))?;
+            let length = file.metadata().map_err(io_error(&path))?.len();
+            if length != entry.bytes {
+                return Err(changed(format!("has {length} bytes, the manifest says {}", entry.bytes)));
+            }
+            if length > largest {
+                continue;
+            }
+            let mut hash = Hashing::new(io::sink());
+            io::copy(&mut io::BufReader::with_capacity(1 << 20, file), &mut hash).map_err(io_error(&path))?;
+            if hash.entry().sha256 != entry.sha256 {
+                return Err(changed("its content changed since it was built (SHA-256 differs)".into()));
+            }
+        }
+        Ok(())
+    }
+}
