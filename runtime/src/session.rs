@@ -18,6 +18,16 @@ pub enum Attention {
     Full,
 }
 
+impl Attention {
+    /// How many positions, from the first on, the token at `position` sees.
+    pub fn seen(self, position: usize) -> usize {
+        match self {
+            Attention::BlockCausal(block) => (position / block + 1) * block,
+            Attention::Full => usize::MAX,
+        }
+    }
+}
+
 impl std::fmt::Display for Attention {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -305,10 +315,7 @@ fn build_mask(mask: &mut Vec<f32>, attention: Attention, start: usize, fed: usiz
     mask.clear();
     mask.resize(fed * (columns + fed), HIDDEN);
     for (i, row) in mask.chunks_exact_mut(columns + fed).enumerate() {
-        let seen = match attention {
-            Attention::BlockCausal(block) => ((start + i) / block + 1) * block,
-            Attention::Full => usize::MAX,
-        };
+        let seen = attention.seen(start + i);
         let (cached, own) = row.split_at_mut(columns);
         cached[..len.min(seen)].fill(0.0);
         cached[start.min(len)..(start + fed).min(len)].fill(HIDDEN);

@@ -61,7 +61,7 @@ pub struct EffectiveValue {
 }
 
 impl Recipe {
-    /// Every effective value, in the order of the schema.
+    /// Every effective value but those of targets that are not built, in the order of the schema.
     pub fn values(&self) -> &[EffectiveValue] {
         &self.values
     }
@@ -98,7 +98,14 @@ fn finish(chain: read::Chain, mut mistakes: Vec<Diagnostic>) -> Result<Recipe, D
     let read = if whole { matrix::builds(&settings, &mut mistakes) } else { None };
     match read {
         Some((name, builds, schemes)) if mistakes.is_empty() => {
-            let values = settings.in_order().into_iter().map(|(key, value)| EffectiveValue {
+            let targets: Vec<TargetName> = builds.iter().map(|build| build.target.value.name()).collect();
+            // What is said of targets that are not built has no effect.
+            let counts = |key: &str| match key.strip_prefix("target.").and_then(|rest| rest.split('.').next()) {
+                Some(target) => targets.iter().any(|name| name.name() == target),
+                None => true,
+            };
+            let values = settings.in_order().into_iter().filter(|(key, _)| counts(key));
+            let values = values.map(|(key, value)| EffectiveValue {
                 key: key.to_owned(),
                 value: value.to_string(),
                 origin: value.origin.clone(),

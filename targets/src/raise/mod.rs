@@ -11,6 +11,7 @@
 //! | `rope` | `x · cos + (−b, a) · sin` |
 //! | `attention` | softmax between two matrix products, with or without heads that share keys |
 //! | `rows` | a product with rows of zeros and a one: `gather_rows` |
+//! | `split` | products with the rows of a filter in parts, joined: one `linear` |
 //! | `gate` | `x · sigmoid(x)`, and the same between two halves: `silu`, `swiglu` |
 
 mod attention;
@@ -19,6 +20,7 @@ mod heads;
 mod norm;
 mod rope;
 mod rows;
+pub(crate) mod split;
 
 use std::collections::HashMap;
 
@@ -44,6 +46,7 @@ pub fn raise(module: &Module, source: &dyn WeightSource) -> Result<Module, Box<P
     let view = View::new(module, source);
     let mut raised = module.clone();
     rows::gather(&mut raised);
+    split::join(&mut raised);
     for (id, node) in module.iter() {
         let found = patterns().iter().find_map(|pattern| pattern(&view, node).filter(|found| view.fits(id, found)));
         if let Some((op, args)) = found {

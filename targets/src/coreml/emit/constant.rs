@@ -11,6 +11,7 @@ use super::block::Block;
 use super::value::{self, Val};
 use crate::coreml::Nibbles;
 use crate::coreml::schema::program::DataType;
+use crate::raise::split::PART;
 
 /// Weights that the program names so far.
 pub(super) struct Constants<'a> {
@@ -52,8 +53,9 @@ impl<'a> Constants<'a> {
             *first = rows.len() as u64;
         }
         let count: u64 = shape.iter().product();
+        let part = if rows.len() < weight.ty.rows() { format!("{PART}{}", rows.start) } else { String::new() };
         // The reader takes two of them for a dot.
-        let name = weight.name.replace('.', "__");
+        let name = format!("{}{part}", weight.name).replace('.', "__");
         let dtype = stored_as(self.module, id, self.nibbles);
         let offset = self.blobs.place(Holds::Numbers(id, rows.clone()), dtype, count);
         let data = value::blob(dtype, &shape, offset);
