@@ -6,6 +6,8 @@
 //! Data/com.apple.CoreML/weights/weight.bin        one record a weight, or its scales        blobs.rs, weights.rs
 //! ```
 //!
+//! A model in parts has one such folder for each, see `packages.rs`.
+//!
 //! The program is made in memory; it holds small constants only. Weights are evaluated some rows at a time and written
 //! straight on, so memory does not depend on the size of the model. The bytes depend on the arguments only.
 
@@ -14,10 +16,12 @@ mod block;
 mod cache;
 mod constant;
 mod node;
+mod packages;
 mod step;
 mod value;
 mod weights;
 
+use std::borrow::Cow;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -28,9 +32,11 @@ use diffulex_compiler::quant::Cost;
 use prost::Message;
 
 use super::schema::manifest::Manifest;
+use super::schema::model::Model;
 use super::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH};
 use super::{Options, legal};
 use blobs::Blobs;
+pub use packages::Packages;
 
 /// Facts beside the graph that travel in the package.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,27 +68,41 @@ pub enum EmitError {
 
 /// A package without its numbers, ready to be written.
 pub struct Package<'a> {
-    module: &'a Module,
+    module: Cow<'a, Module>,
     options: Options,
     version: i32,
-    model: Vec<u8>,
+    model: Model,
     blobs: Blobs,
 }
 
+/// Which part of a chain a package is.
+#[derive(Clone, Copy)]
+struct Part {
+    /// Its number, from 1.
+    number: u32,
+    /// How many there are.
+    of: u32,
+}
+
 impl<'a> Package<'a> {
-    /// Plans the package of a legal module; no numbers are needed.
+    /// Plans the package of a legal module, all of it in one, whatever `options.parts` says; no numbers are needed.
     ///
     /// # Errors
     /// When `module` is not legal, or a constant of it has no place in `fp16`.
     pub fn new(module: &'a Module, metadata: &Metadata, options: &Options) -> Result<Package<'a>, EmitError> {
-        let illegal = |what: String| EmitError::Illegal { place: "module".into(), what };
-        if module.stage != Stage::Legal(super::NAME.into()) {
-            return Err(illegal(format!("is at stage `{}`, not `legal {}`", module.stage.name(), super::NAME)));
-        }
-        legal::check(module, options).map_err(|refusal| illegal(refusal.to_string()))?;
-        let version = legal::version(module, options).map_err(|refusal| illegal(refusal.to_string()))?;
-        let (model, blobs) = step::build(module, metadata, options, version)?;
-        Ok(Package { module, options: *options, version, model: model.encode_to_vec(), blobs })
+        let version = check(module, options)?;
+        Package::plan(Cow::Borrowed(module), metadata, options, version, None)
+    }
+
+    fn plan(
+        module: Cow<'a, Module>,
+        metadata: &Metadata,
+        options: &Options,
+        version: i32,
+        part: Option<Part>,
+    ) -> Result<Package<'a>, EmitError> {
+        let (model, blobs) = step::build(&module, metadata, options, version, part)?;
+        Ok(Package { module, options: *options, version, model, blobs })
     }
 
     /// The specification version that it asks for.
@@ -94,7 +114,7 @@ impl<'a> Package<'a> {
     pub fn files(&self) -> [(&'static str, u64); 3] {
         [
             (MANIFEST_PATH, self.manifest().len() as u64),
-            (MODEL_PATH, self.model.len() as u64),
+            (MODEL_PATH, self.model.encoded_len() as u64),
             (WEIGHT_PATH, self.blobs.bytes()),
         ]
     }
@@ -106,8 +126,8 @@ impl<'a> Package<'a> {
     }
 
     /// The model file.
-    pub fn model(&self) -> &[u8] {
-        &self.model
+    pub fn model(&self) -> Vec<u8> {
+        self.model.encode_to_vec()
     }
 
     /// Writes the weight file; gives what each weight of the model became, in the order of the file. `progress` is told,
@@ -121,7 +141,7 @@ impl<'a> Package<'a> {
         out: &mut dyn Write,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, EmitError> {
-        weights::write(self.module, source, &self.blobs, self.options.nibbles, out, progress)
+        weights::write(&self.module, source, &self.blobs, self.options.nibbles, out, progress)
     }
 
     /// Writes all files below `folder`, which is made where it is not there.
@@ -140,8 +160,18 @@ impl<'a> Package<'a> {
             fs::File::create(path)
         };
         create(MANIFEST_PATH)?.write_all(self.manifest().as_bytes())?;
-        create(MODEL_PATH)?.write_all(&self.model)?;
+        create(MODEL_PATH)?.write_all(&self.model())?;
         let mut out = BufWriter::with_capacity(1 << 20, create(WEIGHT_PATH)?);
         self.write_weights(source, &mut out, progress)
     }
+}
+
+/// The specification version of a module, which must be legal.
+fn check(module: &Module, options: &Options) -> Result<i32, EmitError> {
+    let illegal = |what: String| EmitError::Illegal { place: "module".into(), what };
+    if module.stage != Stage::Legal(super::NAME.into()) {
+        return Err(illegal(format!("is at stage `{}`, not `legal {}`", module.stage.name(), super::NAME)));
+    }
+    legal::check(module, options).map_err(|refusal| illegal(refusal.to_string()))?;
+    legal::version(module, options).map_err(|refusal| illegal(refusal.to_string()))
 }
