@@ -15,13 +15,20 @@ use crate::refusal::Refusal;
 pub fn join(parts: &[Module]) -> Result<Module, Refusal> {
     let wrong = |i: usize, what: String| Refusal::Step { place: format!("part {}", i + 1), what };
     let [first, ..] = parts else { return Err(wrong(0, "is missing".into())) };
-    let kept = |part: &Module| (CacheShape { layers: 0, ..part.cache }, Sizes { r: 0, ..part.bounds });
+    let shared = |part: &Module| {
+        let CacheShape { kv_heads, head_dim, .. } = part.cache;
+        format!("T = {}, C = {} and heads {kv_heads} x {head_dim}", part.bounds.t, part.bounds.c)
+    };
     for (i, part) in parts.iter().enumerate() {
-        if part.input(HIDDEN).is_some() != (i > 0) {
-            return Err(wrong(i, format!("has an input %{HIDDEN}, or has none, where it is not so")));
+        match (i, part.input(HIDDEN)) {
+            (0, Some(_)) => {
+                return Err(wrong(i, "is given the hidden state of a part before it, and there is none".into()));
+            }
+            (1.., None) => return Err(wrong(i, "is not given the hidden state of the part before it".into())),
+            _ => {}
         }
-        if kept(part) != kept(first) {
-            return Err(wrong(i, format!("has {:?} and {:?}, not those of the first", part.bounds, part.cache)));
+        if shared(part) != shared(first) {
+            return Err(wrong(i, format!("has {}, not those of the first", shared(part))));
         }
     }
     let bounds = Sizes { r: parts.iter().map(|part| part.bounds.r).max().unwrap_or(0), ..first.bounds };
@@ -40,9 +47,10 @@ pub fn join(parts: &[Module]) -> Result<Module, Refusal> {
         for (id, node) in part.iter() {
             let made = if node.op == Op::Input {
                 own[id.0 as usize] = node.name == HIDDEN;
-                let found = if node.name == HIDDEN { handed_on(&copying, &outputs) } else { copying.to.module().input(&node.name) };
-                let fits = |made: &NodeId| copying.to.module().node(*made).ty == node.ty;
-                found.filter(fits).ok_or_else(|| wrong(i, format!("is given other %{} than there are", node.name)))?
+                let module = copying.to.module();
+                let found = if node.name == HIDDEN { handed_on(module, &outputs) } else { module.input(&node.name) };
+                let found = found.filter(|made| module.node(*made).ty == node.ty);
+                found.ok_or_else(|| wrong(i, format!("%{} is {}, and there is none such", node.name, node.ty)))?
             } else {
                 let args = copying.operands(&from, id)?;
                 let reads = |arg: &Operand| match arg {
@@ -80,9 +88,9 @@ fn inputs(copying: &mut Copying, parts: &[Module]) {
 }
 
 /// What the part before hands on: its one output.
-fn handed_on(copying: &Copying, outputs: &[NodeId]) -> Option<NodeId> {
+fn handed_on(module: &Module, outputs: &[NodeId]) -> Option<NodeId> {
     match outputs {
-        [hidden] if copying.to.module().node(*hidden).op != Op::Input => Some(*hidden),
+        [hidden] if module.node(*hidden).op != Op::Input => Some(*hidden),
         _ => None,
     }
 }

@@ -82,7 +82,11 @@ impl Copying {
         if let Some(&known) = self.weights.get(&weight.name) {
             let same = self.to.module().weight(known) == weight;
             let what = || "is another weight in another part".to_string();
-            return if same { Ok(known) } else { Err(Refusal::Step { place: format!("@{}", weight.name), what: what() }) };
+            return if same {
+                Ok(known)
+            } else {
+                Err(Refusal::Step { place: format!("@{}", weight.name), what: what() })
+            };
         }
         let made = self.to.weight(&weight.name, weight.ty.clone(), weight.expr.clone()).map_err(refused)?;
         self.to.search(made, weight.search);

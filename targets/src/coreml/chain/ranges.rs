@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn parts_are_as_even_as_can_be() {
-        let lists: [&[u64]; 5] = [&[5], &[1, 1, 1, 1, 1], &[900, 10, 10, 10, 10, 900], &[3, 1, 4, 1, 5, 9, 2, 6], &[0, 0]];
+        let lists: [&[u64]; 5] =
+            [&[5], &[1, 1, 1, 1, 1], &[900, 10, 10, 10, 10, 900], &[3, 1, 4, 1, 5, 9, 2, 6], &[0, 0]];
         for bytes in lists {
             for parts in 1..=bytes.len() {
                 let ranges = cut(bytes, parts);

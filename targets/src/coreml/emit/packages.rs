@@ -19,9 +19,9 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::{EmitError, Metadata, Package, Part, check};
+use crate::coreml::Options;
 use crate::coreml::chain::split;
 use crate::coreml::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH, keys, part_ending};
-use crate::coreml::Options;
 
 /// What stands for the digest of a chain as long as it is not known.
 pub(super) const OPEN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -51,11 +51,13 @@ impl<'a> Packages<'a> {
         }
         // All parts ask for the same version: then they compute what one package would.
         let version = check(module, options)?;
-        let refused = |refusal: crate::Refusal| EmitError::Illegal { place: "module".into(), what: refusal.to_string() };
+        let refused =
+            |refusal: crate::Refusal| EmitError::Illegal { place: "module".into(), what: refusal.to_string() };
         let parts = split(module, options.parts).map_err(refused)?;
         let plan = |(number, part)| {
             let of = options.parts;
-            let package = Package::plan(std::borrow::Cow::Owned(part), metadata, options, version, Some(Part { number, of }))?;
+            let package =
+                Package::plan(std::borrow::Cow::Owned(part), metadata, options, version, Some(Part { number, of }))?;
             Ok((format!("{name}{}", part_ending(number, of)), package))
         };
         Ok(Packages { list: (1..).zip(parts).map(plan).collect::<Result<_, EmitError>>()? })
@@ -68,7 +70,9 @@ impl<'a> Packages<'a> {
 
     /// All files, below the folder that the packages are to lie in, with their sizes.
     pub fn files(&self) -> Vec<(String, u64)> {
-        let of = |(folder, package): (&str, &Package<'a>)| package.files().map(|(name, bytes)| (format!("{folder}/{name}"), bytes));
+        let of = |(folder, package): (&str, &Package<'a>)| {
+            package.files().map(|(name, bytes)| (format!("{folder}/{name}"), bytes))
+        };
         self.iter().flat_map(of).collect()
     }
 

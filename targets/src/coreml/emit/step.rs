@@ -23,7 +23,8 @@ use crate::coreml::schema::model::{
 };
 use crate::coreml::schema::program::{self, DataType, Function, NamedValueType, Program};
 use crate::coreml::schema::{
-    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, keys, opset,
+    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, keys,
+    opset,
 };
 use crate::coreml::{FORMAT_VERSION, Interface, Options};
 

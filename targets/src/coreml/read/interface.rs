@@ -110,6 +110,11 @@ impl<'a> Step<'a> {
         self.given.contains_key(HIDDEN_IN)
     }
 
+    /// Whether it makes the logits, and no hidden state for a package after it.
+    pub(super) fn ends(&self) -> bool {
+        self.result() == LOGITS
+    }
+
     /// Its result beside new rows: the logits, or the hidden state for the next package.
     pub(super) fn result(&self) -> &'static str {
         if self.outputs.iter().any(|(name, _)| name == HIDDEN_OUT) { HIDDEN_OUT } else { LOGITS }
@@ -222,7 +227,7 @@ fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
         if name != result {
             place.same("shape", &ty.shape[..], &[layers, 1, kv_heads, t, head_dim])?;
         } else {
-            let rows = if r > 0 && result == LOGITS { r } else { t };
+            let rows = if r > 0 && step.ends() { r } else { t };
             place.same("shape", &ty.shape[..], &[1, rows, ty.shape.last().copied().unwrap_or(0)])?;
         }
     }

@@ -22,7 +22,7 @@ use super::package::Files;
 use super::{Facts, Interface, Stored};
 use crate::coreml::chain::HIDDEN;
 use crate::coreml::schema::program::{DataType, Operation};
-use crate::coreml::schema::{CACHES, HIDDEN_IN, LOGITS, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS};
+use crate::coreml::schema::{CACHES, HIDDEN_IN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS};
 
 /// A module, and where its weights lie.
 pub(super) struct Lifted {
@@ -308,7 +308,7 @@ impl Lift<'_> {
             }
         }
         let made = made.ok_or_else(|| Place::Program.damaged(format!("it makes no {result:?}")))?;
-        let rows = if self.step.bounds.r > 0 && result == LOGITS { Dim::R } else { Dim::T };
+        let rows = if self.step.bounds.r > 0 && self.step.ends() { Dim::R } else { Dim::T };
         let shape = &self.builder.module().node(made).ty.shape;
         if !matches!(shape[..], [one, r, v] if one == Dim::fixed(1) && r == rows && v.known().is_some()) {
             return Err(Place::Feature(result.into()).damaged(format!("it is not [1, {rows}, n]")));
