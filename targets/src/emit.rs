@@ -46,6 +46,35 @@ pub enum EmitError {
     Io(#[from] io::Error),
 }
 
+/// Writes the content of a file.
+pub type Content<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
+
+/// Has a file made with what `write` writes, and gives what it gives. Whatever stops it keeps the file from being
+/// finished.
+pub(crate) fn make_file<T: Default, E: From<EmitError>>(
+    make: &mut dyn FnMut(&str, Content<'_>) -> Result<(), E>,
+    name: &str,
+    write: &mut dyn FnMut(&mut dyn Write) -> Result<T, EmitError>,
+) -> Result<T, E> {
+    let (mut made, mut failed) = (T::default(), None);
+    let done = make(name, &mut |out| match write(out) {
+        Ok(written) => {
+            made = written;
+            Ok(())
+        }
+        Err(EmitError::Io(error)) => Err(error),
+        // Who makes files knows errors of the system only.
+        Err(error) => {
+            failed = Some(error);
+            Err(io::ErrorKind::Other.into())
+        }
+    });
+    match failed {
+        Some(error) => Err(error.into()),
+        None => done.map(|()| made),
+    }
+}
+
 /// Counts what is written and tells.
 pub(crate) struct Counted<'a> {
     out: &'a mut dyn Write,

@@ -25,7 +25,7 @@ mod stream;
 mod target;
 pub mod xnnpack;
 
-pub use emit::{EmitError, Metadata};
+pub use emit::{Content, EmitError, Metadata};
 pub use open::{EXTENSIONS, OpenError, Opened, open};
 pub use refusal::Refusal;
 pub use target::{Planned, Target};

@@ -1,12 +1,11 @@
 //! The targets, each with what a recipe may ask of it.
 
 use std::fmt;
-use std::io::Write;
 
 use diffulex_compiler::ir::{Module, WeightSource};
 use diffulex_compiler::quant::Cost;
 
-use crate::emit::{EmitError, Metadata};
+use crate::emit::{Content, EmitError, Metadata, make_file};
 use crate::refusal::Refusal;
 use crate::{coreml, xnnpack};
 
@@ -28,11 +27,11 @@ impl Target {
         }
     }
 
-    /// Ending of the artifact's name.
-    pub fn extension(&self) -> &'static str {
+    /// The file or folder of the artifact called `name`, or of its first part.
+    pub fn artifact(&self, name: &str) -> String {
         match self {
-            Target::Xnnpack(_) => xnnpack::EXTENSION,
-            Target::Coreml(_) => coreml::EXTENSION,
+            Target::Xnnpack(_) => format!("{name}.{}", xnnpack::EXTENSION),
+            Target::Coreml(options) => coreml::folder(name, 1, options.parts),
         }
     }
 
@@ -62,17 +61,12 @@ impl Target {
     /// # Errors
     /// When `module` is not legal, or a limit of the format is exceeded.
     pub fn plan<'a>(&self, module: &'a Module, metadata: &Metadata, name: &str) -> Result<Planned<'a>, EmitError> {
-        let artifact = format!("{name}.{}", self.extension());
         Ok(match self {
             Target::Xnnpack(options) => {
                 let file = xnnpack::Program::new(module, metadata, options)?;
-                Planned { files: vec![(artifact, file.bytes())], content: Content::Xnnpack(file) }
+                Planned::Xnnpack(format!("{name}.{}", xnnpack::EXTENSION), file)
             }
-            Target::Coreml(options) => {
-                let package = coreml::Package::new(module, metadata, options)?;
-                let files = package.files().map(|(file, bytes)| (format!("{artifact}/{file}"), bytes));
-                Planned { files: files.into(), content: Content::Coreml(package) }
-            }
+            Target::Coreml(options) => Planned::Coreml(coreml::Packages::new(module, name, metadata, options)?),
         })
     }
 }
@@ -84,44 +78,42 @@ impl fmt::Display for Target {
 }
 
 /// An artifact that is yet to be written.
-pub struct Planned<'a> {
-    files: Vec<(String, u64)>,
-    content: Content<'a>,
-}
-
-enum Content<'a> {
-    Xnnpack(xnnpack::Program<'a>),
-    Coreml(coreml::Package<'a>),
+pub enum Planned<'a> {
+    /// A file with its name.
+    Xnnpack(String, xnnpack::Program<'a>),
+    /// One package, or several that feed each other.
+    Coreml(coreml::Packages<'a>),
 }
 
 impl Planned<'_> {
     /// Paths of its files, relative to where it is put, with their sizes.
-    pub fn files(&self) -> &[(String, u64)] {
-        &self.files
+    pub fn files(&self) -> Vec<(String, u64)> {
+        match self {
+            Planned::Xnnpack(name, program) => vec![(name.clone(), program.bytes())],
+            Planned::Coreml(packages) => packages.files(),
+        }
     }
 
     /// Size of all files.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|(_, bytes)| bytes).sum()
+        self.files().iter().map(|(_, bytes)| bytes).sum()
     }
 
-    /// Writes one of [`Planned::files`]; gives what each weight of the model became. `progress` is told, now and then,
-    /// how many bytes of how many are written, of all files in their order.
+    /// Writes all files; gives what each weight of the model became. `make` makes the file of that name, one of
+    /// [`Planned::files`], with what it is given writes. `progress` is told, now and then, how many bytes of how many are
+    /// written.
     ///
     /// # Errors
-    /// When a weight cannot be evaluated or stored, or writing fails.
-    pub fn write(
+    /// When a weight cannot be evaluated or stored, or `make` fails.
+    pub fn write<E: From<EmitError>>(
         &self,
-        file: usize,
         source: &dyn WeightSource,
-        out: &mut dyn Write,
+        make: &mut dyn FnMut(&str, Content<'_>) -> Result<(), E>,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Vec<Cost>, EmitError> {
-        let (before, total): (u64, u64) = (self.files.iter().take(file).map(|(_, bytes)| bytes).sum(), self.bytes());
-        let progress = &mut |written, _| progress(before + written, total);
-        match &self.content {
-            Content::Xnnpack(program) => program.write(source, out, progress),
-            Content::Coreml(package) => package.write_file(file, source, out, progress),
+    ) -> Result<Vec<Cost>, E> {
+        match self {
+            Planned::Xnnpack(name, program) => make_file(make, name, &mut |out| program.write(source, out, progress)),
+            Planned::Coreml(packages) => packages.write(source, make, progress),
         }
     }
 }

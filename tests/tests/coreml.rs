@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod decoder;
+mod parts;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,12 +1,11 @@
 //! Writing artifacts: the files of a compiled module, and what stands beside them in a build's folder.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::Module;
 use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
-use diffulex_targets::{EmitError, Metadata, Planned, Target, coreml};
+use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml};
 
 use super::job::{self, Event, Job};
 use super::plan::Plan;
@@ -86,42 +85,21 @@ fn planned<'a>(job: &Job, module: &'a Module, name: &str) -> Result<Planned<'a>,
     job::target(&job.build).plan(module, &metadata, name)
 }
 
-/// What a file is to hold.
-type Content<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
-
-/// Writes all files, each through `put`. Whatever stops it keeps the file from being finished.
+/// Writes all files, each through `put`.
 fn write(
     job: &Job,
     planned: &Planned<'_>,
     put: &mut dyn FnMut(&str, Content<'_>) -> Result<(), ArtifactError>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report, Error> {
-    let mut weights = Vec::new();
-    for (file, (name, _)) in planned.files().iter().enumerate() {
-        let mut failed = None;
-        let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
-        let done = put(name, &mut |out| match planned.write(file, job.checkpoint.as_ref(), out, progress) {
-            Ok(costs) => {
-                weights.extend(costs);
-                Ok(())
-            }
-            Err(EmitError::Io(error)) => Err(error),
-            Err(error) => {
-                failed = Some(error);
-                Err(io::ErrorKind::Other.into())
-            }
-        });
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
-        done?;
-    }
-    Ok(Report { weights })
+    let make = &mut |name: &str, content: Content<'_>| put(name, content).map_err(Error::from);
+    let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
+    Ok(Report { weights: planned.write(job.checkpoint.as_ref(), make, progress)? })
 }
 
 /// The name of the artifact: `demo-xnnpack-f16.pte`.
 pub(super) fn artifact_name(job: &Job) -> String {
-    format!("{}.{}", job.build.name, job::target(&job.build).extension())
+    job::target(&job.build).artifact(&job.build.name)
 }
 
 /// Everything a manifest says before the files are known.

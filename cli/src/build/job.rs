@@ -105,6 +105,7 @@ pub(super) fn target(build: &recipe::Build) -> Target {
             attention: asked.attention.value,
             nibbles: asked.nibbles.value,
             split_rows: (asked.split_rows.value > 0).then_some(asked.split_rows.value),
+            parts: asked.parts.value,
         }),
     }
 }

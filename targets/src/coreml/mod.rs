@@ -1,11 +1,13 @@
 //! Core ML packages, `.mlpackage`: one ML Program whose function `main` is the step graph.
 //!
 //! * [`legalize`]: a module in terms of the operations of an ML Program;
+//! * [`split`], [`join`]: a module too large for one package, in parts, and whole again;
 //! * [`lint()`]: what devices are known to do badly with it;
-//! * [`Package`]: a legal module to files;
+//! * [`Package`]: a legal module to files; [`Packages`]: the same in as many parts as are asked for;
 //! * [`read()`]: a package to a module; [`text()`]: a package to text;
 //! * `schema`: the messages in such files.
 
+mod chain;
 mod emit;
 mod legal;
 mod lint;
@@ -13,7 +15,8 @@ mod options;
 mod read;
 mod schema;
 
-pub use emit::{EmitError, Metadata, Package};
+pub use chain::{join, split};
+pub use emit::{EmitError, Metadata, Package, Packages};
 pub use legal::legalize;
 pub use lint::{Lint, Severity, lint};
 pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options};
@@ -27,6 +30,11 @@ pub const EXTENSION: &str = "mlpackage";
 
 /// The file that every package has at its root.
 pub const MANIFEST: &str = schema::MANIFEST_PATH;
+
+/// The folder of the package called `name`, or of part `number` of a chain of so many.
+pub fn folder(name: &str, number: u32, of: u32) -> String {
+    if of == 1 { format!("{name}.{EXTENSION}") } else { format!("{name}-{number}-of-{of}.{EXTENSION}") }
+}
 
 /// Version of what this product adds to the format: its own metadata, the names of inputs and outputs.
 pub const FORMAT_VERSION: u32 = 1;

@@ -17,6 +17,8 @@ pub struct Options {
     pub nibbles: Nibbles,
     /// Filters of more rows than this are split. The Neural Engine takes at most 65,536.
     pub split_rows: Option<u32>,
+    /// Packages that the layers are spread over, one after another; 1 for a single package.
+    pub parts: u32,
 }
 
 impl Default for Options {
@@ -28,6 +30,7 @@ impl Default for Options {
             attention: Attention::Decomposed,
             nibbles: Nibbles::Signed,
             split_rows: None,
+            parts: 1,
         }
     }
 }

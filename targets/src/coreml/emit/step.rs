@@ -1,7 +1,8 @@
 //! The step as Core ML sees it: inputs, the operations of all nodes, outputs, and what describes them.
 //!
 //! Inputs are `input_ids`, `position_ids`, `attn_mask`, `row_ids` where a step has rows, `k_cache`, `v_cache`; outputs
-//! are `logits`, `k_new`, `v_new`. All shapes are those at the module's bounds.
+//! are `logits`, `k_new`, `v_new`. A part of a chain is given `hidden_in` in place of what it does not read, and gives
+//! `hidden_out` in place of `logits`. All shapes are those at the module's bounds.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,15 +13,18 @@ use super::blobs::Blobs;
 use super::block::Block;
 use super::cache::{Cache, KINDS};
 use super::constant::Constants;
+use super::packages::OPEN;
 use super::value::{self, Val};
-use super::{EmitError, Metadata};
+use super::{EmitError, Metadata, Part};
+use crate::coreml::chain::HIDDEN;
 use crate::coreml::schema::model::{
     ArrayDataType, ArrayFeatureType, FeatureDescription, FeatureKind, FeatureType, Metadata as Facts, Model,
     ModelDescription, StateFeatureType,
 };
 use crate::coreml::schema::program::{self, DataType, Function, NamedValueType, Program};
 use crate::coreml::schema::{
-    CACHES, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, keys, opset,
+    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, keys,
+    opset,
 };
 use crate::coreml::{FORMAT_VERSION, Interface, Options};
 
@@ -40,6 +44,7 @@ pub(super) struct Step<'a> {
     /// Where a step writes its rows, and where they end.
     pub(super) write_pos: Option<Val>,
     pub(super) write_end: Option<Val>,
+    part: Option<Part>,
     inputs: Vec<(Val, &'static str)>,
     states: Vec<(Val, &'static str)>,
     outputs: Vec<(Val, &'static str)>,
@@ -51,6 +56,7 @@ pub(super) fn build(
     metadata: &Metadata,
     options: &Options,
     version: i32,
+    part: Option<Part>,
 ) -> Result<(Model, Blobs), EmitError> {
     let mut step = Step {
         module,
@@ -63,14 +69,15 @@ pub(super) fn build(
         caches: Vec::new(),
         write_pos: None,
         write_end: None,
+        part,
         inputs: Vec::new(),
         states: Vec::new(),
         outputs: Vec::new(),
     };
     step.inputs()?;
     for (id, node) in module.iter().skip_while(|(_, node)| node.op == Op::Input) {
-        let is_logits = module.outputs.contains(&id) && version >= 7;
-        let name = if is_logits { step.block.release(LOGITS) } else { name_of(node) };
+        let is_result = module.outputs.contains(&id) && version >= 7;
+        let name = if is_result { step.block.release(step.result().0) } else { name_of(node) };
         let made = step.node(node, &name)?;
         step.values.push(made);
     }
@@ -81,12 +88,13 @@ pub(super) fn build(
 impl Step<'_> {
     /// Declares all inputs; below version 7 those in `fp32` are cast.
     fn inputs(&mut self) -> Result<(), EmitError> {
-        let outputs = [LOGITS].into_iter().chain(NEW_ROWS);
-        let inputs = [TOKENS, POSITIONS, MASK, ROWS, WRITE_POS].into_iter().chain(CACHES).chain(STATES);
+        let outputs = [LOGITS, HIDDEN_OUT].into_iter().chain(NEW_ROWS);
+        let inputs = [TOKENS, HIDDEN_IN, POSITIONS, MASK, ROWS, WRITE_POS].into_iter().chain(CACHES).chain(STATES);
         outputs.chain(inputs).for_each(|name| self.block.reserve(name));
         for node in self.module.nodes.iter().take_while(|node| node.op == Op::Input) {
             let (name, what) = match node.name.as_str() {
                 "tokens" => (TOKENS, "the tokens of the step"),
+                HIDDEN => (HIDDEN_IN, "what the package before made of them"),
                 "positions" => (POSITIONS, "the position of each token"),
                 "mask" => (MASK, "added to the scores: 0 where a token sees a key, -10000 where it does not"),
                 _ => (ROWS, "the tokens whose logits are wanted"),
@@ -127,11 +135,20 @@ impl Step<'_> {
         if wide { self.cast(&input, dtype, &format!("{name}_fp16")) } else { input }
     }
 
-    /// The logits and the new rows; below version 7 they are cast.
+    /// The one result beside new rows, and what it is.
+    fn result(&self) -> (&'static str, &'static str) {
+        match self.part {
+            Some(Part { number, of }) if number < of => (HIDDEN_OUT, "what the next package is given"),
+            _ => (LOGITS, "scores of each token of the vocabulary"),
+        }
+    }
+
+    /// The result and the new rows; below version 7 they are cast.
     fn outputs(&mut self) -> Result<(), EmitError> {
         let illegal = |place: &str| EmitError::Illegal { place: place.into(), what: "is not made".into() };
-        let logits = self.module.outputs.first().and_then(|id| self.values.get(id.0 as usize)).cloned();
-        self.output(logits.ok_or_else(|| illegal(LOGITS))?, LOGITS, "scores of each token of the vocabulary");
+        let made = self.module.outputs.first().and_then(|id| self.values.get(id.0 as usize)).cloned();
+        let (name, what) = self.result();
+        self.output(made.ok_or_else(|| illegal(name))?, name, what);
         if self.caches.is_empty() || self.options.interface == Interface::State {
             return Ok(());
         }
@@ -184,7 +201,7 @@ impl Step<'_> {
             input: self.inputs.iter().map(feature).collect(),
             output: self.outputs.iter().map(feature).collect(),
             state: self.states.iter().map(|state| kept(feature(state))).collect(),
-            metadata: Some(facts(self.module, metadata)),
+            metadata: Some(facts(self.module, metadata, self.part)),
             ..ModelDescription::default()
         };
         let model = Model {
@@ -229,7 +246,7 @@ fn kept(mut feature: FeatureDescription) -> FeatureDescription {
 }
 
 /// What the package says of itself.
-fn facts(module: &Module, metadata: &Metadata) -> Facts {
+fn facts(module: &Module, metadata: &Metadata, part: Option<Part>) -> Facts {
     let mut user_defined: BTreeMap<String, String> = BTreeMap::new();
     let mut say = |key: &str, text: String| user_defined.insert(key.into(), text);
     say(keys::FORMAT_VERSION, FORMAT_VERSION.to_string());
@@ -245,6 +262,11 @@ fn facts(module: &Module, metadata: &Metadata) -> Facts {
     if search != Search::Max {
         say(keys::SEARCH, search.name().into());
     }
-    let short_description = format!("{}: one step of block diffusion", module.name);
+    let mut short_description = format!("{}: one step of block diffusion", module.name);
+    if let Some(Part { number, of }) = part {
+        short_description.push_str(&format!(", part {number} of {of}"));
+        say(keys::PART, format!("{number}/{of}"));
+        say(keys::CHAIN, OPEN.into());
+    }
     Facts { short_description, user_defined, ..Facts::default() }
 }

@@ -19,6 +19,7 @@ use diffulex_compiler::ir::{
     Builder, Encoding, Module, Node, NodeId, Op, Operand, Stage, WeightExpr, WeightType, verify,
 };
 
+use super::chain::split;
 use super::{Interface, Options};
 use crate::refusal::Refusal;
 pub(super) use version::version;
@@ -67,6 +68,9 @@ pub(super) fn check(module: &Module, options: &Options) -> Result<(), Refusal> {
         limits::check_kept(module)?;
     }
     version(module, options)?;
+    if options.parts != 1 {
+        split(module, options.parts)?;
+    }
     match limits::check_weights(module)?.iter().zip(&module.weights).find(|(legal, weight)| legal != weight) {
         Some((_, weight)) => Err(Refusal::Encoding {
             place: format!("@{}", weight.name),

@@ -24,6 +24,8 @@ pub enum Place {
     Record(u64),
     /// The module that the package becomes.
     Module(String),
+    /// A place in a part of a chain, by its number.
+    Part(u32, Box<Place>),
 }
 
 /// What is wrong there.
@@ -83,6 +85,7 @@ impl fmt::Display for Place {
             Place::Operation(i, kind, result) => write!(f, "operation {i}, `{kind}` of {result:?}"),
             Place::Record(offset) => write!(f, "weight record at {offset}"),
             Place::Module(place) => write!(f, "module, {place}"),
+            Place::Part(number, place) => write!(f, "part {number}, {place}"),
         }
     }
 }
@@ -98,6 +101,13 @@ impl fmt::Display for Fault {
             Fault::Unsupported(what) => write!(f, "this reader does not know {what}"),
             Fault::Broken(what) => f.write_str(what),
         }
+    }
+}
+
+impl ReadError {
+    /// The same in a part of a chain.
+    pub(super) fn of_part(self, number: u32) -> ReadError {
+        ReadError { place: Place::Part(number, Box::new(self.place)), fault: self.fault }
     }
 }
 

@@ -9,7 +9,9 @@ use super::constant::{Type, named};
 use super::error::{Place, Result};
 use crate::coreml::schema::model::{FeatureDescription, FeatureKind, Model};
 use crate::coreml::schema::program::{DataType, Operation, ValueKind};
-use crate::coreml::schema::{CACHES, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, opset};
+use crate::coreml::schema::{
+    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, opset,
+};
 
 /// Most operations; a hundred layers have some ten thousand.
 const MAX_OPERATIONS: u64 = 1 << 18;
@@ -103,6 +105,21 @@ impl<'a> Step<'a> {
         })
     }
 
+    /// Whether it goes on from the hidden state of a package before it.
+    pub(super) fn goes_on(&self) -> bool {
+        self.given.contains_key(HIDDEN_IN)
+    }
+
+    /// Whether it makes the logits, and no hidden state for a package after it.
+    pub(super) fn ends(&self) -> bool {
+        self.result() == LOGITS
+    }
+
+    /// Its result beside new rows: the logits, or the hidden state for the next package.
+    pub(super) fn result(&self) -> &'static str {
+        if self.outputs.iter().any(|(name, _)| name == HIDDEN_OUT) { HIDDEN_OUT } else { LOGITS }
+    }
+
     /// An input that must have this type.
     fn expect(&self, name: &str, dtype: DataType, shape: &[u32]) -> Result<()> {
         let place = Place::Feature(name.into());
@@ -138,8 +155,12 @@ impl Features {
 fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
     let kept = step.interface == Interface::State;
     let axes = |name: &str| step.given.get(name).map(|ty| ty.shape.clone());
-    let tokens = axes(TOKENS).ok_or_else(|| Place::Program.missing(format!("input {TOKENS:?}")))?;
-    let &[_, t] = &tokens[..] else { return Err(Place::Feature(TOKENS.into()).mismatch("shape", tokens, "[1, T]")) };
+    let (from, wanted) = if step.goes_on() { (HIDDEN_IN, "[1, T, H]") } else { (TOKENS, "[1, T]") };
+    let tokens = axes(from).ok_or_else(|| Place::Program.missing(format!("input {from:?}")))?;
+    let t = match (&tokens[..], step.goes_on()) {
+        (&[_, t], false) | (&[_, t, _], true) => t,
+        _ => return Err(Place::Feature(from.into()).mismatch("shape", tokens, wanted)),
+    };
     let [keys, _] = if kept { STATES } else { CACHES };
     let cache = axes(keys);
     let mask = axes(MASK).and_then(|mask| mask.last().copied()).unwrap_or(0);
@@ -153,17 +174,27 @@ fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
         None => mask.saturating_sub(t).max(1),
     };
     let r = axes(ROWS).map_or(0, |rows| rows.first().copied().unwrap_or(0));
-    for (name, size) in [(TOKENS, t), (keys, c)] {
+    for (name, size) in [(from, t), (keys, c)] {
         Place::Feature(name.into()).at_most("number of positions", size.into(), MAX_POSITIONS)?;
     }
     Place::Feature(ROWS.into()).at_most("number of rows", r.into(), t.into())?;
     step.bounds = Sizes { t: t as usize, c: c as usize, r: r as usize };
 
     let CacheShape { layers, kv_heads, head_dim } = step.cache;
-    step.expect(TOKENS, DataType::Int32, &[1, t])?;
-    step.expect(POSITIONS, DataType::Int32, &[1, t])?;
-    step.expect(MASK, step.float, &[1, 1, t, if kept { c } else { c + t }])?;
     let mut known = vec![TOKENS, POSITIONS, MASK];
+    let mask = [1, 1, t, if kept { c } else { c + t }];
+    for (name, dtype, shape) in
+        [(TOKENS, DataType::Int32, &[1, t][..]), (POSITIONS, DataType::Int32, &[1, t]), (MASK, step.float, &mask)]
+    {
+        // What goes on has only those that it reads.
+        if !step.goes_on() || step.given.contains_key(name) {
+            step.expect(name, dtype, shape)?;
+        }
+    }
+    if step.goes_on() {
+        step.expect(HIDDEN_IN, step.float, &[1, t, tokens.last().copied().unwrap_or(0)])?;
+        known.push(HIDDEN_IN);
+    }
     if r > 0 {
         step.expect(ROWS, DataType::Int32, &[r])?;
         known.push(ROWS);
@@ -185,17 +216,18 @@ fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
     if let Some(name) = step.given.keys().filter(|name| !known.contains(&name.as_str())).min() {
         return Err(Place::Feature(name.clone()).unsupported("such an input"));
     }
+    let result = step.result();
     let wanted: Vec<&str> =
-        if kept || layers == 0 { vec![LOGITS] } else { [LOGITS].into_iter().chain(NEW_ROWS).collect() };
+        if kept || layers == 0 { vec![result] } else { [result].into_iter().chain(NEW_ROWS).collect() };
     let found: Vec<&str> = step.outputs.iter().map(|(name, _)| name.as_str()).collect();
     Place::Program.same("list of outputs", found, wanted)?;
     for (name, ty) in &step.outputs {
         let place = Place::Feature(name.clone());
         place.same("element type", ty.dtype.name(), step.float.name())?;
-        if name != LOGITS {
+        if name != result {
             place.same("shape", &ty.shape[..], &[layers, 1, kv_heads, t, head_dim])?;
         } else {
-            let rows = if r > 0 { r } else { t };
+            let rows = if r > 0 && step.ends() { r } else { t };
             place.same("shape", &ty.shape[..], &[1, rows, ty.shape.last().copied().unwrap_or(0)])?;
         }
     }

@@ -20,8 +20,9 @@ use super::error::{Fault, Place, Result};
 use super::interface::Step;
 use super::package::Files;
 use super::{Facts, Interface, Stored};
+use crate::coreml::chain::HIDDEN;
 use crate::coreml::schema::program::{DataType, Operation};
-use crate::coreml::schema::{CACHES, LOGITS, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS};
+use crate::coreml::schema::{CACHES, HIDDEN_IN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS};
 
 /// A module, and where its weights lie.
 pub(super) struct Lifted {
@@ -123,22 +124,26 @@ pub(super) fn lift(facts: &Facts, step: &Step<'_>, files: &Files) -> Result<Lift
         let short = |text: &str| text.chars().take(64).collect::<String>();
         lift.operation(&Place::Operation(i, short(&operation.r#type), short(result)), operation)?;
     }
-    let logits = lift.outputs()?;
-    let module = lift.builder.finish([logits]);
+    let result = lift.outputs()?;
+    let module = lift.builder.finish([result]);
     Ok(Lifted { module, tensors: lift.tensors, map: lift.weights.map(|(_, map, _)| map) })
 }
 
 impl Lift<'_> {
     fn inputs(&mut self) {
         let one = Dim::fixed(1);
-        let ids = ValueType::new(DType::I32, [one, Dim::T]);
-        let tokens = self.builder.input("tokens", ids.clone());
-        let positions = self.builder.input("positions", ids);
-        let mask = self.builder.input("mask", ValueType::f32([one, one, Dim::T, Dim { c: 1, ..Dim::T }]));
-        let mut given =
-            vec![(TOKENS, Held::Node(tokens)), (POSITIONS, Held::Node(positions)), (MASK, Held::Node(mask))];
-        if self.step.bounds.r > 0 {
-            given.push((ROWS, Held::Node(self.builder.input("rows", ValueType::new(DType::I32, [Dim::R])))));
+        let ids = || ValueType::new(DType::I32, [one, Dim::T]);
+        let hidden = self.step.given.get(HIDDEN_IN).and_then(|ty| ty.shape.last()).map_or(one, |&n| Dim::fixed(n));
+        let inputs = [
+            (HIDDEN_IN, HIDDEN, ValueType::f32([one, Dim::T, hidden])),
+            (TOKENS, "tokens", ids()),
+            (POSITIONS, "positions", ids()),
+            (MASK, "mask", ValueType::f32([one, one, Dim::T, Dim { c: 1, ..Dim::T }])),
+            (ROWS, "rows", ValueType::new(DType::I32, [Dim::R])),
+        ];
+        let mut given = Vec::new();
+        for (name, input, ty) in inputs.into_iter().filter(|(name, ..)| self.step.given.contains_key(*name)) {
+            given.push((name, Held::Node(self.builder.input(input, ty))));
         }
         for (i, kind) in [CacheKind::K, CacheKind::V].into_iter().enumerate() {
             given.push((CACHES[i], Held::Caches(kind)));
@@ -282,7 +287,7 @@ impl Lift<'_> {
         self.builder.node(&name, op, args).map_err(|e: BuildError| place.fault(Fault::Broken(e.what)))
     }
 
-    /// The node of the logits, after checking that new rows are those that the caches are joined with.
+    /// The node of the result, after checking that new rows are those that the caches are joined with.
     fn outputs(&self) -> Result<NodeId> {
         let held = |name: &str, ty: &Type| {
             let place = Place::Feature(name.into());
@@ -290,22 +295,24 @@ impl Lift<'_> {
             place.same("type", &known.ty, ty)?;
             Ok(&known.held)
         };
-        let mut logits = None;
+        let (mut made, result) = (None, self.step.result());
         for (name, ty) in &self.step.outputs {
             let place = Place::Feature(name.clone());
             match (held(name, ty)?, name.as_str()) {
-                (Held::Node(id), LOGITS) if self.builder.module().node(*id).op != Op::Input => logits = Some(*id),
+                (Held::Node(id), name) if name == result && self.builder.module().node(*id).op != Op::Input => {
+                    made = Some(*id);
+                }
                 (Held::New(CacheKind::K), name) if name == NEW_ROWS[0] => {}
                 (Held::New(CacheKind::V), name) if name == NEW_ROWS[1] => {}
                 _ => return Err(place.damaged("it is something else")),
             }
         }
-        let logits = logits.ok_or_else(|| Place::Program.damaged("it makes no logits"))?;
-        let rows = if self.step.bounds.r > 0 { Dim::R } else { Dim::T };
-        let shape = &self.builder.module().node(logits).ty.shape;
+        let made = made.ok_or_else(|| Place::Program.damaged(format!("it makes no {result:?}")))?;
+        let rows = if self.step.bounds.r > 0 && self.step.ends() { Dim::R } else { Dim::T };
+        let shape = &self.builder.module().node(made).ty.shape;
         if !matches!(shape[..], [one, r, v] if one == Dim::fixed(1) && r == rows && v.known().is_some()) {
-            return Err(Place::Feature(LOGITS.into()).damaged(format!("they are not [1, {rows}, V]")));
+            return Err(Place::Feature(result.into()).damaged(format!("it is not [1, {rows}, n]")));
         }
-        Ok(logits)
+        Ok(made)
     }
 }

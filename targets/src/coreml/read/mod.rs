@@ -6,7 +6,8 @@
 //! 1. `package`: manifest and paths, the model file; `blobs`: the weight file, record by record;
 //! 2. `interface`: inputs, states and outputs, described and declared alike; metadata;
 //! 3. `lift` with `arguments`, `constant`, `ops`, `shape` and `cache`: the operations, one by one, as nodes of a module
-//!    with T and C as symbols; `crate::layers`: its layers and names.
+//!    with T and C as symbols; `crate::layers`: its layers and names;
+//! 4. `chain`: all of that for each part of a chain, and one module of all of them.
 //!
 //! A module has its values in `f32`. Those of the program are declared `fp16`; how a device rounds them on the way is
 //! its own affair, and no module says. Weights are exactly those that are stored.
@@ -19,6 +20,7 @@
 mod arguments;
 mod blobs;
 mod cache;
+mod chain;
 mod constant;
 mod error;
 mod interface;
@@ -55,6 +57,8 @@ pub struct Artifact {
     pub interface: Interface,
     /// The specification version.
     pub version: i32,
+    /// How many packages it is spread over.
+    pub parts: u32,
     /// How to generate text with the model, if the package says so.
     pub generation: Option<Generation>,
     /// Digest of the recipe's effective values, if the package has one.
@@ -72,33 +76,34 @@ struct Stored {
     scales: Range<usize>,
 }
 
-/// The stored tensors of a package.
+/// The stored tensors of packages: each in which of their weight files, and where.
 #[derive(Debug)]
 struct Weights {
-    map: Option<Mmap>,
-    tensors: HashMap<String, Stored>,
+    maps: Vec<Option<Mmap>>,
+    tensors: HashMap<String, (usize, Stored)>,
 }
 
-/// Reads the package in `folder`. Its weight file is mapped; it must not be changed while the artifact is in use.
+/// Reads the package in `folder`; where it is a part of a chain, any one, all parts of it. Weight files are mapped; they
+/// must not be changed while the artifact is in use.
 ///
 /// # Errors
 /// Names the part of the package that is wrong, and what is wrong with it.
 pub fn read(folder: &Path) -> std::result::Result<Artifact, ReadError> {
-    let files = package::Files::open(folder)?;
-    let step = interface::Step::read(&files.model)?;
-    let facts = Facts::read(&files.model)?;
-    let lift::Lifted { module, tensors, map } = lift::lift(&facts, &step, &files)?;
+    let mut chain = chain::Chain::read(folder)?;
+    let parts = chain.modules.len() as u32;
+    let module = chain.joined()?;
     let broken = |place: String, what: String| Place::Module(place).fault(Fault::Broken(what));
     let module = passes::run(module, &["drop-dead"], &Scheme::F32, &mut |_| {});
     let module = crate::layers::arrange(module.map_err(|e| broken(e.place, e.what))?);
     verify(&module).map_err(|e| broken(e.place, e.what))?;
     Ok(Artifact {
         module,
-        interface: step.interface,
-        version: step.version,
-        generation: facts.generation,
-        recipe_digest: facts.recipe_digest,
-        source: Arc::new(Weights { map, tensors }),
+        interface: chain.interface,
+        version: chain.version,
+        parts,
+        generation: chain.facts.generation,
+        recipe_digest: chain.facts.recipe_digest,
+        source: Arc::new(chain.weights),
     })
 }
 
@@ -108,6 +113,7 @@ struct Facts {
     search: Search,
     generation: Option<Generation>,
     recipe_digest: Option<String>,
+    part: Option<chain::Part>,
 }
 
 impl Facts {
@@ -126,6 +132,7 @@ impl Facts {
             search: get(keys::SEARCH).map_or(Ok(Search::Max), search)?,
             generation: get(keys::GENERATION).map(|text| serde_json::from_str(text).map_err(broken)).transpose()?,
             recipe_digest: get(keys::RECIPE).map(str::to_string),
+            part: chain::Part::read(metadata)?,
         })
     }
 }
@@ -141,8 +148,8 @@ fn half(bytes: &[u8]) -> Option<f32> {
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> std::result::Result<StoredTensor<'_>, WeightError> {
         let missing = || WeightError::Missing(name.to_string());
-        let Stored { ty, packing, range, scales } = self.tensors.get(name).ok_or_else(missing)?;
-        let bytes: &[u8] = self.map.as_deref().unwrap_or_default();
+        let (file, Stored { ty, packing, range, scales }) = self.tensors.get(name).ok_or_else(missing)?;
+        let bytes: &[u8] = self.maps.get(*file).and_then(|map| map.as_deref()).unwrap_or_default();
         let part = |range: &Range<usize>| bytes.get(range.clone()).ok_or_else(missing);
         Ok(StoredTensor { ty: ty.clone(), packing: *packing, bytes: part(range)?, scales: part(scales)? })
     }
@@ -150,8 +157,9 @@ impl WeightSource for Weights {
     /// Gives mapped pages back.
     fn release(&self, name: &str, rows: Range<usize>) {
         #[cfg(unix)]
-        if let (Some(map), Some(stored)) = (&self.map, self.tensors.get(name)) {
-            let Stored { ty, packing, range, scales } = stored;
+        if let Some((file, Stored { ty, packing, range, scales })) = self.tensors.get(name)
+            && let Some(Some(map)) = self.maps.get(*file)
+        {
             for (range, width) in [(range, ty.row_bytes()), (scales, packing.scale_bytes(ty.encoding, ty.columns()))] {
                 let to = rows.end.saturating_mul(width).min(range.len());
                 let from = rows.start.saturating_mul(width).min(to);

@@ -33,6 +33,10 @@ pub(crate) const CACHES: [&str; 2] = ["k_cache", "v_cache"];
 pub(crate) const WRITE_POS: &str = "write_pos";
 /// `fp16[L, 1, KV, C, D]`: keys and values that the package keeps.
 pub(crate) const STATES: [&str; 2] = ["k_state", "v_state"];
+/// `fp16[1, T, H]`: what the layers of the package before made of the tokens, where it is a part of a chain.
+pub(crate) const HIDDEN_IN: &str = "hidden_in";
+/// `fp16[1, T, H]`: what the layers make of it, for the next package of a chain.
+pub(crate) const HIDDEN_OUT: &str = "hidden_out";
 /// `fp16[1, T, V]`: the logits.
 pub(crate) const LOGITS: &str = "logits";
 /// `fp16[L, 1, KV, T, D]`: the new keys, then the values.
@@ -65,4 +69,8 @@ pub(crate) mod keys {
     pub(crate) const GENERATION: &str = "diffulex.generation";
     /// How the scales of quantized weights were found.
     pub(crate) const SEARCH: &str = "diffulex.scale_search";
+    /// `1/3`: which part of a chain it is.
+    pub(crate) const PART: &str = "diffulex.part";
+    /// A digest of all parts of the chain, programs and weights.
+    pub(crate) const CHAIN: &str = "diffulex.chain";
 }
