@@ -53,8 +53,21 @@ pub enum Nibbles {
     Unsigned,
 }
 
-/// How a package is written.
+/// Which numbers of tokens a step may have. The cache always has its whole capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shapes {
+    /// The module's bound, nothing else.
+    Static,
+    /// Each from 1 to the bound.
+    Range,
+    /// Those of a list, which needs iOS 18: the shapes of several inputs change together.
+    Enumerated,
+    /// Those of a list, which needs iOS 18: a function of static shapes for each. All have one weight file.
+    Functions,
+}
+
+/// How a package is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The oldest system that must run it. A package never asks for a newer one than it needs.
     pub deployment: Deployment,
@@ -66,6 +79,10 @@ pub struct Options {
     pub attention: Attention,
     /// The numbers of `int4` weights.
     pub nibbles: Nibbles,
+    /// Which numbers of tokens a step may have.
+    pub shapes: Shapes,
+    /// The list of them, where shapes are enumerated or there are several functions. The module's bound is always in it.
+    pub lengths: Vec<u32>,
     /// Filters of more rows than this are split. The Neural Engine takes at most 65,536.
     pub split_rows: Option<u32>,
 }
@@ -78,8 +95,27 @@ impl Default for Options {
             norm: Norm::Half,
             attention: Attention::Decomposed,
             nibbles: Nibbles::Signed,
+            shapes: Shapes::Static,
+            lengths: Vec::new(),
             split_rows: None,
         }
+    }
+}
+
+impl Shapes {
+    /// The name in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Shapes::Static => "static",
+            Shapes::Range => "range",
+            Shapes::Enumerated => "enumerated",
+            Shapes::Functions => "functions",
+        }
+    }
+
+    /// Whether one program serves steps of different shapes.
+    pub(crate) fn flexible(self) -> bool {
+        matches!(self, Shapes::Range | Shapes::Enumerated)
     }
 }
 

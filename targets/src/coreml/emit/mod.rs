@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Manifest.json                                   the same for every package
-//! Data/com.apple.CoreML/model.mlmodel             the program and what it says of itself    step.rs, node.rs, constant.rs
+//! Data/com.apple.CoreML/model.mlmodel             the program and what it says of itself    model.rs, step.rs, node.rs
 //! Data/com.apple.CoreML/weights/weight.bin        one record a weight, or its scales        blobs.rs, weights.rs
 //! ```
 //!
@@ -13,6 +13,7 @@ mod blobs;
 mod block;
 mod cache;
 mod constant;
+mod model;
 mod node;
 mod step;
 mod value;
@@ -81,8 +82,8 @@ impl<'a> Package<'a> {
         }
         legal::check(module, options).map_err(|refusal| illegal(refusal.to_string()))?;
         let version = legal::version(module, options).map_err(|refusal| illegal(refusal.to_string()))?;
-        let (model, blobs) = step::build(module, metadata, options, version)?;
-        Ok(Package { module, options: *options, version, model: model.encode_to_vec(), blobs })
+        let (model, blobs) = model::build(module, metadata, options, version)?;
+        Ok(Package { module, options: options.clone(), version, model: model.encode_to_vec(), blobs })
     }
 
     /// The specification version that it asks for.

@@ -10,6 +10,7 @@
 mod attention;
 mod limits;
 mod rewrite;
+mod shapes;
 mod version;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use diffulex_compiler::ir::{
 
 use super::{Interface, Options};
 use crate::refusal::Refusal;
+pub(super) use shapes::lengths;
 pub(super) use version::version;
 
 /// The module as Core ML can express it, stage `legal coreml`.
@@ -67,6 +69,7 @@ pub(super) fn check(module: &Module, options: &Options) -> Result<(), Refusal> {
         limits::check_kept(module)?;
     }
     version(module, options)?;
+    lengths(module, options)?;
     match limits::check_weights(module)?.iter().zip(&module.weights).find(|(legal, weight)| legal != weight) {
         Some((_, weight)) => Err(Refusal::Encoding {
             place: format!("@{}", weight.name),

@@ -22,6 +22,8 @@ pub enum Place {
     Operation(usize, String, String),
     /// A record of the weight file, by its offset.
     Record(u64),
+    /// A part of one of several functions, or all of it.
+    Function(String, Option<Box<Place>>),
     /// The module that the package becomes.
     Module(String),
 }
@@ -82,6 +84,8 @@ impl fmt::Display for Place {
             Place::Program => f.write_str("program"),
             Place::Operation(i, kind, result) => write!(f, "operation {i}, `{kind}` of {result:?}"),
             Place::Record(offset) => write!(f, "weight record at {offset}"),
+            Place::Function(name, None) => write!(f, "function {name:?}"),
+            Place::Function(name, Some(place)) => write!(f, "function {name:?}, {place}"),
             Place::Module(place) => write!(f, "module, {place}"),
         }
     }
@@ -98,6 +102,13 @@ impl fmt::Display for Fault {
             Fault::Unsupported(what) => write!(f, "this reader does not know {what}"),
             Fault::Broken(what) => f.write_str(what),
         }
+    }
+}
+
+impl ReadError {
+    /// The same, in one of several functions.
+    pub(super) fn within(self, function: &str) -> ReadError {
+        ReadError { place: Place::Function(function.into(), Some(Box::new(self.place))), fault: self.fault }
     }
 }
 

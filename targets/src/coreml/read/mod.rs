@@ -4,9 +4,12 @@
 //! where it is read, and an error names the place. In this order:
 //!
 //! 1. `package`: manifest and paths, the model file; `blobs`: the weight file, record by record;
-//! 2. `interface`: inputs, states and outputs, described and declared alike; metadata;
+//! 2. `functions`, with `interface` and `feature`: for each function its inputs, states and outputs, described and
+//!    declared alike; metadata;
 //! 3. `lift` with `arguments`, `constant`, `ops`, `shape` and `cache`: the operations, one by one, as nodes of a module
 //!    with T and C as symbols; `crate::layers`: its layers and names.
+//!
+//! Several functions are one module, and an error where they are not.
 //!
 //! A module has its values in `f32`. Those of the program are declared `fp16`; how a device rounds them on the way is
 //! its own affair, and no module says. Weights are exactly those that are stored.
@@ -21,6 +24,8 @@ mod blobs;
 mod cache;
 mod constant;
 mod error;
+mod feature;
+mod functions;
 mod interface;
 mod lift;
 mod ops;
@@ -42,7 +47,7 @@ use diffulex_compiler::quant::{Packing, Rows, Scheme, Search};
 use memmap2::Mmap;
 
 use super::schema::keys;
-use super::{FORMAT_VERSION, Interface};
+use super::{FORMAT_VERSION, Interface, Shapes};
 use error::Result;
 pub use error::{Fault, Place, ReadError};
 pub use text::text;
@@ -53,6 +58,10 @@ pub struct Artifact {
     pub module: Module,
     /// Who keeps the committed rows.
     pub interface: Interface,
+    /// How the package says which numbers of tokens a step may have.
+    pub shapes: Shapes,
+    /// These numbers, ascending, the last being the module's bound; of a range its ends.
+    pub lengths: Vec<u32>,
     /// The specification version.
     pub version: i32,
     /// How to generate text with the model, if the package says so.
@@ -85,20 +94,23 @@ struct Weights {
 /// Names the part of the package that is wrong, and what is wrong with it.
 pub fn read(folder: &Path) -> std::result::Result<Artifact, ReadError> {
     let files = package::Files::open(folder)?;
-    let step = interface::Step::read(&files.model)?;
+    let functions = functions::Functions::read(&files.model)?;
     let facts = Facts::read(&files.model)?;
-    let lift::Lifted { module, tensors, map } = lift::lift(&facts, &step, &files)?;
+    let lift::Lifted { module, tensors, file } = functions.lift(&facts, &files)?;
     let broken = |place: String, what: String| Place::Module(place).fault(Fault::Broken(what));
     let module = passes::run(module, &["drop-dead"], &Scheme::F32, &mut |_| {});
     let module = crate::layers::arrange(module.map_err(|e| broken(e.place, e.what))?);
     verify(&module).map_err(|e| broken(e.place, e.what))?;
+    let step = functions.longest()?;
     Ok(Artifact {
         module,
+        shapes: functions.shapes,
+        lengths: functions.lengths(),
         interface: step.interface,
         version: step.version,
         generation: facts.generation,
         recipe_digest: facts.recipe_digest,
-        source: Arc::new(Weights { map, tensors }),
+        source: Arc::new(Weights { map: file.map(|(_, map)| map), tensors }),
     })
 }
 
