@@ -39,25 +39,25 @@ fn cases() -> Vec<(String, Model, Options)> {
     let plain = Options::default();
     let mut cases: Vec<(String, Model, Options)> = Vec::new();
     for (i, model) in models().into_iter().enumerate() {
-        cases.push((format!("model-{i}"), half(model), plain));
+        cases.push((format!("model-{i}"), half(model), plain.clone()));
     }
     let more = [
-        ("single-norm", Options { norm: Norm::Single, ..plain }),
-        ("fused-attention", Options { attention: Attention::Fused, ..plain }),
-        ("split-head", Options { split_rows: Some(25), ..plain }),
-        ("ios15", Options { deployment: Deployment::Ios15, ..plain }),
-        ("ios15-single-norm", Options { deployment: Deployment::Ios15, norm: Norm::Single, ..plain }),
-        ("fused-single", Options { attention: Attention::Fused, norm: Norm::Single, ..plain }),
+        ("single-norm", Options { norm: Norm::Single, ..plain.clone() }),
+        ("fused-attention", Options { attention: Attention::Fused, ..plain.clone() }),
+        ("split-head", Options { split_rows: Some(25), ..plain.clone() }),
+        ("ios15", Options { deployment: Deployment::Ios15, ..plain.clone() }),
+        ("ios15-single-norm", Options { deployment: Deployment::Ios15, norm: Norm::Single, ..plain.clone() }),
+        ("fused-single", Options { attention: Attention::Fused, norm: Norm::Single, ..plain.clone() }),
     ];
     cases.extend(more.map(|(name, options)| (name.to_string(), half(SDAR), options)));
     for encoding in [Encoding::Int8Row, Encoding::Int4Row, Encoding::Int4G32, Encoding::Int4G64, Encoding::Int4G128] {
         let model = Model { encoding, ..WIDE };
-        cases.push((encoding.name().to_string(), model, plain));
-        cases.push((format!("{encoding}-split"), model, Options { split_rows: Some(20), ..plain }));
-        let fused = Options { attention: Attention::Fused, ..plain };
+        cases.push((encoding.name().to_string(), model, plain.clone()));
+        cases.push((format!("{encoding}-split"), model, Options { split_rows: Some(20), ..plain.clone() }));
+        let fused = Options { attention: Attention::Fused, ..plain.clone() };
         cases.push((format!("{encoding}-tied"), Model { tied: true, biased: true, fused: false, ..model }, fused));
         if encoding.is_int4() {
-            cases.push((format!("{encoding}-offset"), model, Options { nibbles: Nibbles::Unsigned, ..plain }));
+            cases.push((format!("{encoding}-offset"), model, Options { nibbles: Nibbles::Unsigned, ..plain.clone() }));
         }
     }
     cases
@@ -110,9 +110,9 @@ fn what_core_ml_lacks_is_refused_by_name() {
     let filters = Some("f16 or int8.row or int4.g32 or int4.g64 or int4.g128 or int4.row");
     for encoding in [Encoding::F32, Encoding::BF16] {
         let expected = format!("@embed_tokens: this target cannot use {encoding} for a table");
-        refused(with(encoding), plain, &expected, filters);
+        refused(with(encoding), plain.clone(), &expected, filters);
     }
-    let old = |deployment| Options { deployment, ..plain };
+    let old = |deployment| Options { deployment, ..plain.clone() };
     refused(
         with(Encoding::Int4Row),
         old(Deployment::Ios17),
@@ -139,13 +139,13 @@ fn what_core_ml_lacks_is_refused_by_name() {
     );
     refused(
         Model { c: 7, ..with(Encoding::F16) },
-        Options { interface: Interface::State, ..plain },
+        Options { interface: Interface::State, ..plain.clone() },
         "cache: 8 tokens a step do not fit a cache of 7 that the package keeps",
         None,
     );
     refused(
         Model { hidden: 96, ..with(Encoding::Int4G64) },
-        plain,
+        plain.clone(),
         "@embed_tokens: rows of 96 numbers cannot be cut into groups of 64",
         None,
     );
@@ -159,20 +159,20 @@ fn what_core_ml_lacks_is_refused_by_name() {
 
 #[test]
 fn a_package_asks_for_the_lowest_version_that_suffices() {
-    let version = |encoding, options: Options| {
-        let legal = legalize(&module(Model { encoding, ..WIDE }), &options).unwrap();
-        Package::new(&legal, &Metadata::default(), &options).unwrap().version()
+    let version = |encoding, options: &Options| {
+        let legal = legalize(&module(Model { encoding, ..WIDE }), options).unwrap();
+        Package::new(&legal, &Metadata::default(), options).unwrap().version()
     };
     for deployment in Deployment::ALL {
         let options = Options { deployment, ..Options::default() };
-        assert_eq!(version(Encoding::F16, options), if deployment == Deployment::Ios15 { 6 } else { 7 });
+        assert_eq!(version(Encoding::F16, &options), if deployment == Deployment::Ios15 { 6 } else { 7 });
         if deployment >= Deployment::Ios16 {
-            assert_eq!(version(Encoding::Int8Row, options), 7);
+            assert_eq!(version(Encoding::Int8Row, &options), 7);
         }
         if deployment >= Deployment::Ios18 {
-            assert_eq!(version(Encoding::Int4Row, options), 9);
-            assert_eq!(version(Encoding::F16, Options { attention: Attention::Fused, ..options }), 9);
-            assert_eq!(version(Encoding::F16, Options { interface: Interface::State, ..options }), 9);
+            assert_eq!(version(Encoding::Int4Row, &options), 9);
+            assert_eq!(version(Encoding::F16, &Options { attention: Attention::Fused, ..options.clone() }), 9);
+            assert_eq!(version(Encoding::F16, &Options { interface: Interface::State, ..options.clone() }), 9);
         }
     }
 }
@@ -188,25 +188,25 @@ fn lints_name_what_devices_do_badly() {
     let plain = Options::default();
     let half = Model { encoding: Encoding::F16, ..WIDE };
     let eps = ("rounded-eps", note, "layers.0 %attn.in".to_string());
-    assert_eq!(lints(half, plain), std::slice::from_ref(&eps));
+    assert_eq!(lints(half, plain.clone()), std::slice::from_ref(&eps));
     // 1/sqrt(8) is not exact, 1/sqrt(16) is.
     let scale = ("rounded-constant", note, "@scale".to_string());
-    assert_eq!(lints(Model { dim: 8, heads: 16, ..half }, plain), [eps.clone(), scale]);
-    assert_eq!(lints(half, Options { norm: Norm::Single, ..plain }), [("single-norm", note, eps.2.clone())]);
+    assert_eq!(lints(Model { dim: 8, heads: 16, ..half }, plain.clone()), [eps.clone(), scale]);
+    assert_eq!(lints(half, Options { norm: Norm::Single, ..plain.clone() }), [("single-norm", note, eps.2.clone())]);
     let mixed = "layers.0 %mix.mixed".to_string();
-    let fused = Options { attention: Attention::Fused, ..plain };
+    let fused = Options { attention: Attention::Fused, ..plain.clone() };
     assert_eq!(lints(half, fused), [("fused-attention", warning, mixed)]);
     let grouped = [
         ("grouped-scales", warning, "@embed_tokens".to_string()),
         ("compressed-filter", note, "@layers.0.self_attn.qkv_proj".to_string()),
     ];
-    assert_eq!(lints(Model { encoding: Encoding::Int4G32, ..WIDE }, plain), grouped);
-    let kept = Options { interface: Interface::State, ..plain };
+    assert_eq!(lints(Model { encoding: Encoding::Int4G32, ..WIDE }, plain.clone()), grouped);
+    let kept = Options { interface: Interface::State, ..plain.clone() };
     let kept_lints = [("kept-cache", warning, "cache".to_string()), ("state-width", warning, "cache".to_string())];
     assert_eq!(lints(half, kept), kept_lints);
     let huge = Model { vocab: 70_000, layers: 1, ..half };
-    assert_eq!(lints(huge, plain)[0], ("large-filter", note, "@lm_head".to_string()));
-    assert_eq!(lints(huge, Options { split_rows: Some(65_536), ..plain }), [eps]);
+    assert_eq!(lints(huge, plain.clone())[0], ("large-filter", note, "@lm_head".to_string()));
+    assert_eq!(lints(huge, Options { split_rows: Some(65_536), ..plain.clone() }), [eps]);
 }
 
 // --- emit -------------------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ fn a_package_reads_back_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     for (name, model, options) in cases() {
         for interface in [Interface::Explicit, Interface::State] {
-            let options = Options { interface, ..options };
+            let options = Options { interface, ..options.clone() };
             let model = Model { c: model.c.max(model.t), ..model };
             if interface == Interface::State && options.deployment < Deployment::Ios18 {
                 continue;
@@ -289,7 +289,7 @@ fn a_legal_module_reads_well() {
 fn a_package_reads_well() {
     let folder = tempfile::tempdir().unwrap();
     let plain = Options::default();
-    let kept = Options { interface: Interface::State, norm: Norm::Single, nibbles: Nibbles::Unsigned, ..plain };
+    let kept = Options { interface: Interface::State, norm: Norm::Single, nibbles: Nibbles::Unsigned, ..plain.clone() };
     for (name, options, encoding) in [("explicit", plain, Encoding::Int8Row), ("state", kept, Encoding::Int4G32)] {
         tiny(&options, encoding, folder.path());
         assert_snapshot!(format!("coreml-text-{name}"), text(folder.path()).unwrap());
