@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod decoder;
+#[path = "coreml/shapes.rs"]
+mod shapes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -294,6 +296,10 @@ fn a_package_reads_well() {
         tiny(&options, encoding, folder.path());
         assert_snapshot!(format!("coreml-text-{name}"), text(folder.path()).unwrap());
     }
+    for shapes in &shapes::ALL[1..] {
+        shapes::tiny_of(*shapes, folder.path());
+        assert_snapshot!(format!("coreml-text-{}", shapes.name()), text(folder.path()).unwrap());
+    }
 }
 
 /// A package of a tiny model, and its files by name.
@@ -327,35 +333,41 @@ fn flipped_bytes_never_panic() {
     let state = Options { interface: Interface::State, ..Options::default() };
     let old = Options { deployment: Deployment::Ios15, norm: Norm::Single, ..Options::default() };
     let mut random = Random(5);
-    let cases = std::env::var("DIFFULEX_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
     for (options, encoding) in
         [(Options::default(), Encoding::Int8Row), (state, Encoding::Int4G32), (old, Encoding::F16)]
     {
         let folder = tempfile::tempdir().unwrap();
         for (path, bytes) in tiny(&options, encoding, folder.path()) {
-            let mut read_back = 0;
-            for _ in 0..cases {
-                let mut bytes = bytes.clone();
-                for _ in 0..1 + random.below(3) {
-                    let at = random.below(bytes.len());
-                    bytes[at] = match random.below(4) {
-                        0 => 0,
-                        1 => 0xff,
-                        2 => bytes[at] ^ 1 << random.below(8),
-                        _ => random.next() as u8,
-                    };
-                }
-                std::fs::write(&path, &bytes).unwrap();
-                if let Ok(read) = read(folder.path()) {
-                    raise(&read.module, read.source.as_ref()).unwrap();
-                    read_back += 1;
-                }
-            }
-            std::fs::write(&path, &bytes).unwrap();
-            assert!(read_back < cases, "{}", path.display());
+            flip(&mut random, folder.path(), &path, &bytes);
         }
         read(folder.path()).unwrap();
     }
+}
+
+/// Reads a package with changed bytes in one of its files, many times.
+#[track_caller]
+fn flip(random: &mut Random, folder: &Path, path: &Path, bytes: &[u8]) {
+    let cases = std::env::var("DIFFULEX_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
+    let mut read_back = 0;
+    for _ in 0..cases {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..1 + random.below(3) {
+            let at = random.below(bytes.len());
+            bytes[at] = match random.below(4) {
+                0 => 0,
+                1 => 0xff,
+                2 => bytes[at] ^ 1 << random.below(8),
+                _ => random.next() as u8,
+            };
+        }
+        std::fs::write(path, &bytes).unwrap();
+        if let Ok(read) = read(folder) {
+            raise(&read.module, read.source.as_ref()).unwrap();
+            read_back += 1;
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+    assert!(read_back < cases, "{}", path.display());
 }
 
 // --- outside judges ---------------------------------------------------------------------------------------------------
@@ -375,7 +387,8 @@ fn judges_agree() {
         let expected = interpret(&read.module, read.source.as_ref(), &given).unwrap();
         let wide = options.deployment == Deployment::Ios15;
         let largest = expected.values[0].data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        judged(&judge, &package, &given_tensors(model, &given, wide), &made_tensors(model, &expected), 1e-5 * largest);
+        let (given, made) = (given_tensors(model, &given, wide), made_tensors(model, &expected));
+        judged(&judge, &package, None, &given, &made, 1e-5 * largest);
     }
 }
 
@@ -384,11 +397,12 @@ fn judge() -> Option<[std::ffi::OsString; 2]> {
     Some([std::env::var_os("DIFFULEX_COREML_PYTHON")?, std::env::var_os("DIFFULEX_COREML_JUDGE")?])
 }
 
-/// Runs the judge on a package.
+/// Runs the judge on a function of a package, or on its only one.
 #[track_caller]
 fn judged(
     judge: &[std::ffi::OsString; 2],
     package: &Path,
+    function: Option<&str>,
     given: &BTreeMap<String, Tensor>,
     made: &BTreeMap<String, Tensor>,
     limit: f32,
@@ -397,7 +411,8 @@ fn judged(
     std::fs::write(&inputs, safetensors(given)).unwrap();
     std::fs::write(&outputs, safetensors(made)).unwrap();
     let mut command = Command::new(&judge[0]);
-    command.arg(&judge[1]).arg(package).args(["--max-error", &limit.to_string(), "--inputs"]).arg(&inputs);
+    command.arg(&judge[1]).arg(package).args(function.into_iter().flat_map(|name| ["--function", name]));
+    command.args(["--max-error", &limit.to_string(), "--inputs"]).arg(&inputs);
     let done = command.arg("--outputs").arg(&outputs).output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{}: {said}", package.display());
@@ -447,7 +462,7 @@ fn judges_agree_on_states() {
                 }
             }
         }
-        judged(&judge, &package, &given, &made, 1e-5 * largest);
+        judged(&judge, &package, None, &given, &made, 1e-5 * largest);
     }
 }
 

@@ -25,10 +25,8 @@ pub(super) fn build(
     options: &Options,
     version: i32,
 ) -> Result<(Model, Blobs), EmitError> {
-    let lengths = legal::lengths(module, options).map_err(|refusal| EmitError::Illegal {
-        place: "module".into(),
-        what: refusal.to_string(),
-    })?;
+    let lengths = legal::lengths(module, options)
+        .map_err(|refusal| EmitError::Illegal { place: "module".into(), what: refusal.to_string() })?;
     let several = options.shapes == Shapes::Functions;
     let (mut program, mut functions) = (Program { version: 1, ..Program::default() }, Vec::new());
     let (mut blobs, mut longest) = (Blobs::default(), String::new());
@@ -88,9 +86,10 @@ fn describe(
         }
         feature(val, what, FeatureKind::MultiArray(array))
     });
-    let state = made.states.iter().map(|(val, what)| {
-        feature(val, what, FeatureKind::State(StateFeatureType { array_type: Some(array(val)) }))
-    });
+    let state = made
+        .states
+        .iter()
+        .map(|(val, what)| feature(val, what, FeatureKind::State(StateFeatureType { array_type: Some(array(val)) })));
     Ok(FunctionDescription {
         name: name.into(),
         input: input.collect::<Result<_, EmitError>>()?,

@@ -123,13 +123,7 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn input(
-        &mut self,
-        name: &str,
-        dtype: DataType,
-        ty: &ValueType,
-        what: &'static str,
-    ) -> Result<Val, EmitError> {
+    fn input(&mut self, name: &str, dtype: DataType, ty: &ValueType, what: &'static str) -> Result<Val, EmitError> {
         let wide = dtype == DataType::Float16 && self.version < 7;
         let given = if wide { DataType::Float32 } else { dtype };
         let input = Val { name: name.into(), dtype: given, shape: self.shape(ty)? };

@@ -12,9 +12,8 @@ use crate::refusal::Refusal;
 /// When there are none that Core ML has, or what the options ask for does not go together.
 pub(in crate::coreml) fn lengths(module: &Module, options: &Options) -> Result<Vec<u32>, Refusal> {
     let (bound, shapes) = (module.bounds.t as u32, options.shapes);
-    let refuse = |place: &str, what: String, nearest: String| {
-        Err(Refusal::Shapes { place: place.into(), what, nearest })
-    };
+    let refuse =
+        |place: &str, what: String, nearest: String| Err(Refusal::Shapes { place: place.into(), what, nearest });
     if options.interface == Interface::State && shapes != Shapes::Static {
         let what = format!("a cache that the package keeps has static shapes, and `{}` is asked for", shapes.name());
         return refuse("cache", what, "`static`, or a cache that the host keeps".into());

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::error::{Place, Result};
+use crate::coreml::schema::MAX_RANK;
 use crate::coreml::schema::program::{
     Content, DataType, Extent, ImmediateValue, NamedValueType, Numbers, TensorValue, Value, ValueKind, ValueType,
 };
-use crate::coreml::schema::MAX_RANK;
 
 /// Most numbers of a tensor.
 const MAX_NUMBERS: u64 = 1 << 40;

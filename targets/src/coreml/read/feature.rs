@@ -98,7 +98,8 @@ impl Described {
             Some(ShapeFlexibility::Range(range)) => {
                 place.same("number of ranges", range.size_ranges.len(), rank)?;
                 let ends = range.size_ranges.iter().map(|range| {
-                    let high = u64::try_from(range.upper_bound).map_err(|_| place.unsupported("a range without end"))?;
+                    let high =
+                        u64::try_from(range.upper_bound).map_err(|_| place.unsupported("a range without end"))?;
                     Ok([axis(place, range.lower_bound)?, axis(place, high)?])
                 });
                 Ok(Described::Range(ends.collect::<Result<_>>()?))

@@ -87,8 +87,7 @@ fn several<'a>(version: i32, description: &'a ModelDescription, program: &'a Pro
         let name = identifier(&place, &described.name)?;
         let whole = Place::Function(name.into(), None);
         let function = program.functions.get(name).ok_or_else(|| whole.missing("program"))?;
-        let description =
-            Description { input: &described.input, output: &described.output, state: &described.state };
+        let description = Description { input: &described.input, output: &described.output, state: &described.state };
         let step = Step::read(version, function, &description).map_err(|e| e.within(name))?;
         if step.flexible() || step.interface == Interface::State {
             return Err(whole.unsupported("functions whose shapes differ from step to step, or that keep a cache"));
@@ -113,7 +112,9 @@ fn difference(one: &Lifted, longest: &Lifted) -> Option<String> {
     }
     let same = |i: &usize| module.nodes.get(*i) == other.nodes.get(*i);
     if let Some(i) = (0..module.nodes.len().max(other.nodes.len())).find(|i| !same(i)) {
-        return Some(module.nodes.get(i).map_or("its end".into(), |node| format!("its node {i}, `{}`,", node.op.name())));
+        return Some(
+            module.nodes.get(i).map_or("its end".into(), |node| format!("its node {i}, `{}`,", node.op.name())),
+        );
     }
     let file = |lifted: &Lifted| lifted.file.as_ref().map(|(name, _)| name.clone());
     if module.weights != other.weights || one.tensors != longest.tensors || file(one) != file(longest) {
