@@ -87,6 +87,16 @@ pub enum Refusal {
         /// The limit that is exceeded.
         what: String,
     },
+    /// Steps of these shapes do not exist, or not with what else is asked for.
+    #[error("{place}: {what}")]
+    Shapes {
+        /// What was asked for.
+        place: String,
+        /// What does not work.
+        what: String,
+        /// What does.
+        nearest: String,
+    },
     /// The module is not the step graph that every target shares.
     #[error("{place}: {what}")]
     Step {
@@ -109,6 +119,7 @@ impl Refusal {
             | Refusal::DType { place, .. }
             | Refusal::Deployment { place, .. }
             | Refusal::Shape { place, .. }
+            | Refusal::Shapes { place, .. }
             | Refusal::Step { place, .. } => place,
         }
     }
@@ -123,6 +134,7 @@ impl Refusal {
             }
             Refusal::DType { nearest, .. } => Some(nearest.name().to_string()),
             Refusal::Deployment { needs, .. } => Some((*needs).to_string()),
+            Refusal::Shapes { nearest, .. } => Some(nearest.clone()),
             Refusal::Odd { .. } => Some(Encoding::Int8Row.name().to_string()),
             Refusal::Tokens { .. } => Some("tokens in floats".into()),
             Refusal::Group { .. } | Refusal::Shape { .. } | Refusal::Step { .. } => None,

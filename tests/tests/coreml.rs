@@ -8,6 +8,8 @@
 
 mod decoder;
 mod parts;
+#[path = "coreml/shapes.rs"]
+mod shapes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -40,25 +42,25 @@ fn cases() -> Vec<(String, Model, Options)> {
     let plain = Options::default();
     let mut cases: Vec<(String, Model, Options)> = Vec::new();
     for (i, model) in models().into_iter().enumerate() {
-        cases.push((format!("model-{i}"), half(model), plain));
+        cases.push((format!("model-{i}"), half(model), plain.clone()));
     }
     let more = [
-        ("single-norm", Options { norm: Norm::Single, ..plain }),
-        ("fused-attention", Options { attention: Attention::Fused, ..plain }),
-        ("split-head", Options { split_rows: Some(25), ..plain }),
-        ("ios15", Options { deployment: Deployment::Ios15, ..plain }),
-        ("ios15-single-norm", Options { deployment: Deployment::Ios15, norm: Norm::Single, ..plain }),
-        ("fused-single", Options { attention: Attention::Fused, norm: Norm::Single, ..plain }),
+        ("single-norm", Options { norm: Norm::Single, ..plain.clone() }),
+        ("fused-attention", Options { attention: Attention::Fused, ..plain.clone() }),
+        ("split-head", Options { split_rows: Some(25), ..plain.clone() }),
+        ("ios15", Options { deployment: Deployment::Ios15, ..plain.clone() }),
+        ("ios15-single-norm", Options { deployment: Deployment::Ios15, norm: Norm::Single, ..plain.clone() }),
+        ("fused-single", Options { attention: Attention::Fused, norm: Norm::Single, ..plain.clone() }),
     ];
     cases.extend(more.map(|(name, options)| (name.to_string(), half(SDAR), options)));
     for encoding in [Encoding::Int8Row, Encoding::Int4Row, Encoding::Int4G32, Encoding::Int4G64, Encoding::Int4G128] {
         let model = Model { encoding, ..WIDE };
-        cases.push((encoding.name().to_string(), model, plain));
-        cases.push((format!("{encoding}-split"), model, Options { split_rows: Some(20), ..plain }));
-        let fused = Options { attention: Attention::Fused, ..plain };
+        cases.push((encoding.name().to_string(), model, plain.clone()));
+        cases.push((format!("{encoding}-split"), model, Options { split_rows: Some(20), ..plain.clone() }));
+        let fused = Options { attention: Attention::Fused, ..plain.clone() };
         cases.push((format!("{encoding}-tied"), Model { tied: true, biased: true, fused: false, ..model }, fused));
         if encoding.is_int4() {
-            cases.push((format!("{encoding}-offset"), model, Options { nibbles: Nibbles::Unsigned, ..plain }));
+            cases.push((format!("{encoding}-offset"), model, Options { nibbles: Nibbles::Unsigned, ..plain.clone() }));
         }
     }
     cases
@@ -115,9 +117,9 @@ fn what_core_ml_lacks_is_refused_by_name() {
     let filters = Some("f16 or int8.row or int4.g32 or int4.g64 or int4.g128 or int4.row");
     for encoding in [Encoding::F32, Encoding::BF16] {
         let expected = format!("@embed_tokens: this target cannot use {encoding} for a table");
-        refused(with(encoding), plain, &expected, filters);
+        refused(with(encoding), plain.clone(), &expected, filters);
     }
-    let old = |deployment| Options { deployment, ..plain };
+    let old = |deployment| Options { deployment, ..plain.clone() };
     refused(
         with(Encoding::Int4Row),
         old(Deployment::Ios17),
@@ -144,13 +146,13 @@ fn what_core_ml_lacks_is_refused_by_name() {
     );
     refused(
         Model { c: 7, ..with(Encoding::F16) },
-        Options { interface: Interface::State, ..plain },
+        Options { interface: Interface::State, ..plain.clone() },
         "cache: 8 tokens a step do not fit a cache of 7 that the package keeps",
         None,
     );
     refused(
         Model { hidden: 96, ..with(Encoding::Int4G64) },
-        plain,
+        plain.clone(),
         "@embed_tokens: rows of 96 numbers cannot be cut into groups of 64",
         None,
     );
@@ -164,20 +166,20 @@ fn what_core_ml_lacks_is_refused_by_name() {
 
 #[test]
 fn a_package_asks_for_the_lowest_version_that_suffices() {
-    let version = |encoding, options: Options| {
-        let legal = legalize(&module(Model { encoding, ..WIDE }), &options).unwrap();
-        Package::new(&legal, &Metadata::default(), &options).unwrap().version()
+    let version = |encoding, options: &Options| {
+        let legal = legalize(&module(Model { encoding, ..WIDE }), options).unwrap();
+        Package::new(&legal, &Metadata::default(), options).unwrap().version()
     };
     for deployment in Deployment::ALL.iter().copied() {
         let options = Options { deployment, ..Options::default() };
-        assert_eq!(version(Encoding::F16, options), if deployment == Deployment::Ios15 { 6 } else { 7 });
+        assert_eq!(version(Encoding::F16, &options), if deployment == Deployment::Ios15 { 6 } else { 7 });
         if deployment >= Deployment::Ios16 {
-            assert_eq!(version(Encoding::Int8Row, options), 7);
+            assert_eq!(version(Encoding::Int8Row, &options), 7);
         }
         if deployment >= Deployment::Ios18 {
-            assert_eq!(version(Encoding::Int4Row, options), 9);
-            assert_eq!(version(Encoding::F16, Options { attention: Attention::Fused, ..options }), 9);
-            assert_eq!(version(Encoding::F16, Options { interface: Interface::State, ..options }), 9);
+            assert_eq!(version(Encoding::Int4Row, &options), 9);
+            assert_eq!(version(Encoding::F16, &Options { attention: Attention::Fused, ..options.clone() }), 9);
+            assert_eq!(version(Encoding::F16, &Options { interface: Interface::State, ..options.clone() }), 9);
         }
     }
 }
@@ -193,25 +195,25 @@ fn lints_name_what_devices_do_badly() {
     let plain = Options::default();
     let half = Model { encoding: Encoding::F16, ..WIDE };
     let eps = ("rounded-eps", note, "layers.0 %attn.in".to_string());
-    assert_eq!(lints(half, plain), std::slice::from_ref(&eps));
+    assert_eq!(lints(half, plain.clone()), std::slice::from_ref(&eps));
     // 1/sqrt(8) is not exact, 1/sqrt(16) is.
     let scale = ("rounded-constant", note, "@scale".to_string());
-    assert_eq!(lints(Model { dim: 8, heads: 16, ..half }, plain), [eps.clone(), scale]);
-    assert_eq!(lints(half, Options { norm: Norm::Single, ..plain }), [("single-norm", note, eps.2.clone())]);
+    assert_eq!(lints(Model { dim: 8, heads: 16, ..half }, plain.clone()), [eps.clone(), scale]);
+    assert_eq!(lints(half, Options { norm: Norm::Single, ..plain.clone() }), [("single-norm", note, eps.2.clone())]);
     let mixed = "layers.0 %mix.mixed".to_string();
-    let fused = Options { attention: Attention::Fused, ..plain };
+    let fused = Options { attention: Attention::Fused, ..plain.clone() };
     assert_eq!(lints(half, fused), [("fused-attention", warning, mixed)]);
     let grouped = [
         ("grouped-scales", warning, "@embed_tokens".to_string()),
         ("compressed-filter", note, "@layers.0.self_attn.qkv_proj".to_string()),
     ];
-    assert_eq!(lints(Model { encoding: Encoding::Int4G32, ..WIDE }, plain), grouped);
-    let kept = Options { interface: Interface::State, ..plain };
+    assert_eq!(lints(Model { encoding: Encoding::Int4G32, ..WIDE }, plain.clone()), grouped);
+    let kept = Options { interface: Interface::State, ..plain.clone() };
     let kept_lints = [("kept-cache", warning, "cache".to_string()), ("state-width", warning, "cache".to_string())];
     assert_eq!(lints(half, kept), kept_lints);
     let huge = Model { vocab: 70_000, layers: 1, ..half };
-    assert_eq!(lints(huge, plain)[0], ("large-filter", note, "@lm_head".to_string()));
-    assert_eq!(lints(huge, Options { split_rows: Some(65_536), ..plain }), [eps]);
+    assert_eq!(lints(huge, plain.clone())[0], ("large-filter", note, "@lm_head".to_string()));
+    assert_eq!(lints(huge, Options { split_rows: Some(65_536), ..plain.clone() }), [eps]);
 }
 
 // --- emit -------------------------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ fn a_package_reads_back_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     for (name, model, options) in cases() {
         for interface in [Interface::Explicit, Interface::State] {
-            let options = Options { interface, ..options };
+            let options = Options { interface, ..options.clone() };
             let model = Model { c: model.c.max(model.t), ..model };
             if interface == Interface::State && options.deployment < Deployment::Ios18 {
                 continue;
@@ -293,10 +295,14 @@ fn a_legal_module_reads_well() {
 fn a_package_reads_well() {
     let folder = tempfile::tempdir().unwrap();
     let plain = Options::default();
-    let kept = Options { interface: Interface::State, norm: Norm::Single, nibbles: Nibbles::Unsigned, ..plain };
+    let kept = Options { interface: Interface::State, norm: Norm::Single, nibbles: Nibbles::Unsigned, ..plain.clone() };
     for (name, options, encoding) in [("explicit", plain, Encoding::Int8Row), ("state", kept, Encoding::Int4G32)] {
         tiny(&options, encoding, folder.path());
         assert_snapshot!(format!("coreml-text-{name}"), text(folder.path()).unwrap());
+    }
+    for shapes in &shapes::ALL[1..] {
+        shapes::tiny_of(*shapes, folder.path());
+        assert_snapshot!(format!("coreml-text-{}", shapes.name()), text(folder.path()).unwrap());
     }
 }
 
@@ -331,35 +337,41 @@ fn flipped_bytes_never_panic() {
     let state = Options { interface: Interface::State, ..Options::default() };
     let old = Options { deployment: Deployment::Ios15, norm: Norm::Single, ..Options::default() };
     let mut random = Random(5);
-    let cases = std::env::var("DIFFULEX_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
     for (options, encoding) in
         [(Options::default(), Encoding::Int8Row), (state, Encoding::Int4G32), (old, Encoding::F16)]
     {
         let folder = tempfile::tempdir().unwrap();
         for (path, bytes) in tiny(&options, encoding, folder.path()) {
-            let mut read_back = 0;
-            for _ in 0..cases {
-                let mut bytes = bytes.clone();
-                for _ in 0..1 + random.below(3) {
-                    let at = random.below(bytes.len());
-                    bytes[at] = match random.below(4) {
-                        0 => 0,
-                        1 => 0xff,
-                        2 => bytes[at] ^ 1 << random.below(8),
-                        _ => random.next() as u8,
-                    };
-                }
-                std::fs::write(&path, &bytes).unwrap();
-                if let Ok(read) = read(folder.path()) {
-                    raise(&read.module, read.source.as_ref()).unwrap();
-                    read_back += 1;
-                }
-            }
-            std::fs::write(&path, &bytes).unwrap();
-            assert!(read_back < cases, "{}", path.display());
+            flip(&mut random, folder.path(), &path, &bytes);
         }
         read(folder.path()).unwrap();
     }
+}
+
+/// Reads a package with changed bytes in one of its files, many times.
+#[track_caller]
+fn flip(random: &mut Random, folder: &Path, path: &Path, bytes: &[u8]) {
+    let cases = std::env::var("DIFFULEX_FUZZ").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
+    let mut read_back = 0;
+    for _ in 0..cases {
+        let mut bytes = bytes.to_vec();
+        for _ in 0..1 + random.below(3) {
+            let at = random.below(bytes.len());
+            bytes[at] = match random.below(4) {
+                0 => 0,
+                1 => 0xff,
+                2 => bytes[at] ^ 1 << random.below(8),
+                _ => random.next() as u8,
+            };
+        }
+        std::fs::write(path, &bytes).unwrap();
+        if let Ok(read) = read(folder) {
+            raise(&read.module, read.source.as_ref()).unwrap();
+            read_back += 1;
+        }
+    }
+    std::fs::write(path, bytes).unwrap();
+    assert!(read_back < cases, "{}", path.display());
 }
 
 // --- outside judges ---------------------------------------------------------------------------------------------------
@@ -379,7 +391,8 @@ fn judges_agree() {
         let expected = interpret(&read.module, read.source.as_ref(), &given).unwrap();
         let wide = options.deployment == Deployment::Ios15;
         let largest = expected.values[0].data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        judged(&judge, &package, &given_tensors(model, &given, wide), &made_tensors(model, &expected), 1e-5 * largest);
+        let (given, made) = (given_tensors(model, &given, wide), made_tensors(model, &expected));
+        judged(&judge, &package, None, &given, &made, 1e-5 * largest);
     }
 }
 
@@ -388,11 +401,12 @@ fn judge() -> Option<[std::ffi::OsString; 2]> {
     Some([std::env::var_os("DIFFULEX_COREML_PYTHON")?, std::env::var_os("DIFFULEX_COREML_JUDGE")?])
 }
 
-/// Runs the judge on a package.
+/// Runs the judge on a function of a package, or on its only one.
 #[track_caller]
 fn judged(
     judge: &[std::ffi::OsString; 2],
     package: &Path,
+    function: Option<&str>,
     given: &BTreeMap<String, Tensor>,
     made: &BTreeMap<String, Tensor>,
     limit: f32,
@@ -401,7 +415,8 @@ fn judged(
     std::fs::write(&inputs, safetensors(given)).unwrap();
     std::fs::write(&outputs, safetensors(made)).unwrap();
     let mut command = Command::new(&judge[0]);
-    command.arg(&judge[1]).arg(package).args(["--max-error", &limit.to_string(), "--inputs"]).arg(&inputs);
+    command.arg(&judge[1]).arg(package).args(function.into_iter().flat_map(|name| ["--function", name]));
+    command.args(["--max-error", &limit.to_string(), "--inputs"]).arg(&inputs);
     let done = command.arg("--outputs").arg(&outputs).output().unwrap();
     let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{}: {said}", package.display());
@@ -451,7 +466,7 @@ fn judges_agree_on_states() {
                 }
             }
         }
-        judged(&judge, &package, &given, &made, 1e-5 * largest);
+        judged(&judge, &package, None, &given, &made, 1e-5 * largest);
     }
 }
 

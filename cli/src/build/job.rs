@@ -7,6 +7,7 @@ use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Encoding, Module, Sizes, verify};
 use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
+use diffulex_compiler::recipe::coreml::{Coreml, Shapes};
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
 use diffulex_targets::{Refusal, Target, coreml, xnnpack};
 
@@ -104,9 +105,20 @@ pub(super) fn target(build: &recipe::Build) -> Target {
             norm: asked.norm.value,
             attention: asked.attention.value,
             nibbles: asked.nibbles.value,
+            shapes: asked.shapes.value,
+            lengths: lengths(build, asked),
             split_rows: (asked.split_rows.value > 0).then_some(asked.split_rows.value),
             parts: asked.parts.value,
         }),
+    }
+}
+
+/// The numbers of tokens that a step may have, where there are several: those that the recipe lists, else the block.
+fn lengths(build: &recipe::Build, asked: &Coreml) -> Vec<u32> {
+    match (&asked.lengths, asked.shapes.value) {
+        (Some(list), _) => list.value.iter().map(|length| length.value).collect(),
+        (None, Shapes::Enumerated | Shapes::Functions) => vec![build.shape.block.value],
+        _ => vec![],
     }
 }
 

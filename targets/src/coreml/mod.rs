@@ -1,4 +1,5 @@
-//! Core ML packages, `.mlpackage`: one ML Program whose function `main` is the step graph.
+//! Core ML packages, `.mlpackage`: one ML Program whose function `main` is the step graph, or that has one function for
+//! each number of tokens that a step may have.
 //!
 //! * [`legalize`]: a module in terms of the operations of an ML Program;
 //! * [`split`], [`join`]: a module too large for one package, in parts, and whole again;
@@ -19,7 +20,7 @@ pub use chain::{join, split};
 pub use emit::{EmitError, Metadata, Package, Packages};
 pub use legal::legalize;
 pub use lint::{Lint, Severity, lint};
-pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options};
+pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options, Shapes};
 pub use read::{Artifact, Fault, Place, ReadError, read, text};
 
 /// Name of the target in recipes and stages.

@@ -1,9 +1,9 @@
 //! What a package can be asked to be.
 
-pub use diffulex_compiler::recipe::coreml::{Attention, Deployment, Interface, Nibbles, Norm};
+pub use diffulex_compiler::recipe::coreml::{Attention, Deployment, Interface, Nibbles, Norm, Shapes};
 
 /// How a package is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The oldest system that must run it. A package never asks for a newer one than it needs.
     pub deployment: Deployment,
@@ -15,6 +15,10 @@ pub struct Options {
     pub attention: Attention,
     /// The numbers of `int4` weights.
     pub nibbles: Nibbles,
+    /// Which numbers of tokens a step may have.
+    pub shapes: Shapes,
+    /// The list of them, where shapes are enumerated or there are several functions. The module's bound is always in it.
+    pub lengths: Vec<u32>,
     /// Filters of more rows than this are split. The Neural Engine takes at most 65,536.
     pub split_rows: Option<u32>,
     /// Packages that the layers are spread over, one after another; 1 for a single package.
@@ -29,6 +33,8 @@ impl Default for Options {
             norm: Norm::Half,
             attention: Attention::Decomposed,
             nibbles: Nibbles::Signed,
+            shapes: Shapes::Static,
+            lengths: Vec::new(),
             split_rows: None,
             parts: 1,
         }
@@ -44,4 +50,9 @@ pub(crate) fn version(deployment: Deployment) -> i32 {
         Deployment::Ios18 => 9,
         Deployment::Ios26 => 10,
     }
+}
+
+/// Whether one program serves steps of different shapes.
+pub(crate) fn flexible(shapes: Shapes) -> bool {
+    matches!(shapes, Shapes::Range | Shapes::Enumerated)
 }

@@ -77,7 +77,7 @@ fn write(legal: &Module, numbers: &dyn WeightSource, options: &Options, folder: 
 fn three(seed: u64, options: &Options, folder: &Path) -> Vec<String> {
     let model =
         Model { heads: 2, kv: 1, dim: 16, inner: 32, vocab: 5, t: 2, c: 2, encoding: Encoding::Int4G32, ..SDAR };
-    let options = Options { parts: 3, ..*options };
+    let options = Options { parts: 3, ..options.clone() };
     write(&legalize(&module(model), &options).unwrap(), &Numbers::random(model, seed), &options, folder)
 }
 
@@ -174,7 +174,7 @@ fn a_chain_reads_back_as_the_package_would() {
             if interface == Interface::State && options.deployment < Deployment::Ios18 {
                 continue;
             }
-            let options = Options { interface, ..options };
+            let options = Options { interface, ..options.clone() };
             let legal = legalize(&module(model), &options).unwrap();
             let numbers = Numbers::random(model, 5);
             let folder = folder.path().join(format!("{name}-{interface:?}"));
@@ -184,7 +184,7 @@ fn a_chain_reads_back_as_the_package_would() {
             let given = half_inputs(model, 7);
             let expected = interpret(&whole.module, whole.source.as_ref(), &given).unwrap();
             for parts in 2..=model.layers {
-                let written = write(&legal, &numbers, &Options { parts, ..options }, &folder);
+                let written = write(&legal, &numbers, &Options { parts, ..options.clone() }, &folder);
                 for part in written {
                     let read = read(&folder.join(&part)).unwrap_or_else(|e| panic!("{name}, {part}: {e}"));
                     assert_eq!((read.parts, read.interface, read.version), (parts, interface, whole.version));
@@ -292,7 +292,7 @@ fn parts_that_do_not_belong_together_are_named() {
     let plain = Options::default();
     let names = three(1, &plain, one.path());
     three(2, &plain, two.path());
-    three(1, &Options { interface: Interface::State, ..plain }, state.path());
+    three(1, &Options { interface: Interface::State, ..plain.clone() }, state.path());
     let path = |i: usize| one.path().join(&names[i]);
     let error =
         |i: usize| read(&path(i)).err().map(|e| e.to_string().replace(&format!("{}/", one.path().display()), ""));
@@ -392,7 +392,7 @@ fn judges_agree_on_chains() {
             }
             let kept = interface == Interface::State;
             let model = Model { c: model.c.max(model.t), ..model };
-            let options = Options { interface, parts: model.layers, ..options };
+            let options = Options { interface, parts: model.layers, ..options.clone() };
             let legal = legalize(&module(model), &options).unwrap();
             let folder = folder.join(format!("chain-{name}-{interface:?}"));
             let names = write(&legal, &Numbers::random(model, 5), &options, &folder);
@@ -420,7 +420,7 @@ fn judges_agree_on_chains() {
                 }
                 let largest = made.values[0].data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 let (given_here, made_here) = (part_inputs(part, &step, (kept, wide)), called(tensors));
-                judged(&judge, &folder.join(name), &given_here, &made_here, 1e-5 * largest);
+                judged(&judge, &folder.join(name), None, &given_here, &made_here, 1e-5 * largest);
                 // What the next one is given are numbers of fp16.
                 let mut hidden = made.values[0].clone();
                 hidden.data.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());

@@ -25,12 +25,13 @@ pub(super) struct Constants<'a> {
 }
 
 impl<'a> Constants<'a> {
-    pub(super) fn new(module: &'a Module, version: i32, nibbles: Nibbles) -> Constants<'a> {
+    /// None so far; `blobs` are the records that other functions have.
+    pub(super) fn new(module: &'a Module, version: i32, nibbles: Nibbles, blobs: Blobs) -> Constants<'a> {
         let nibbles = match nibbles {
             Nibbles::Signed => DataType::Int4,
             Nibbles::Unsigned => DataType::Uint4,
         };
-        Constants { module, version, nibbles, blobs: Blobs::default(), made: HashMap::new(), zeros: HashMap::new() }
+        Constants { module, version, nibbles, blobs, made: HashMap::new(), zeros: HashMap::new() }
     }
 
     /// A whole weight. One number that a formula makes is a scalar.

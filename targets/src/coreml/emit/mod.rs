@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Manifest.json                                   the same for every package
-//! Data/com.apple.CoreML/model.mlmodel             the program and what it says of itself    step.rs, node.rs, constant.rs
+//! Data/com.apple.CoreML/model.mlmodel             the program and what it says of itself    model.rs, step.rs, node.rs
 //! Data/com.apple.CoreML/weights/weight.bin        one record a weight, or its scales        blobs.rs, weights.rs
 //! ```
 //!
@@ -15,6 +15,7 @@ mod blobs;
 mod block;
 mod cache;
 mod constant;
+mod model;
 mod node;
 mod packages;
 mod step;
@@ -69,8 +70,8 @@ impl<'a> Package<'a> {
         version: i32,
         part: Option<Part>,
     ) -> Result<Package<'a>, EmitError> {
-        let (model, blobs) = step::build(&module, metadata, options, version, part)?;
-        Ok(Package { module, options: *options, version, model, blobs })
+        let (model, blobs) = model::build(&module, metadata, options, version, part)?;
+        Ok(Package { module, options: options.clone(), version, model, blobs })
     }
 
     /// The specification version that it asks for.

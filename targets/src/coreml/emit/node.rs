@@ -7,7 +7,8 @@ use diffulex_compiler::ir::{Dim, Node, NodeId, Op, Operand, ValueType, WeightId}
 
 use super::EmitError;
 use super::step::Step;
-use super::value::Val;
+use super::value::{UNKNOWN, Val};
+use crate::coreml::options::flexible;
 use crate::coreml::schema::program::DataType;
 use crate::coreml::{Interface, Norm};
 
@@ -185,7 +186,7 @@ impl Step<'_> {
         self.slice_by_index(x, &begin, &end, &squeeze, name, (x.dtype, &shape))
     }
 
-    /// `begin..end` of each axis; an axis of `squeeze` is dropped.
+    /// `begin..end` of each axis, all of one of unknown size; an axis of `squeeze` is dropped.
     pub(super) fn slice_by_index(
         &mut self,
         x: &Val,
@@ -198,15 +199,17 @@ impl Step<'_> {
         let begin = self.block.ints(begin);
         let end = self.block.ints(end);
         let stride = self.block.ints(&vec![1; x.shape.len()]);
-        let whole = self.block.truths(&vec![false; x.shape.len()]);
+        let from = self.block.truths(&vec![false; x.shape.len()]);
+        let to_end: Vec<bool> = x.shape.iter().map(|&n| n == UNKNOWN).collect();
+        let to_end = self.block.truths(&to_end);
         let squeeze = self.block.truths(squeeze);
         let inputs: [(&str, &[&Val]); 7] = [
             ("x", &[x]),
             ("begin", &[&begin]),
             ("end", &[&end]),
             ("stride", &[&stride]),
-            ("begin_mask", &[&whole]),
-            ("end_mask", &[&whole]),
+            ("begin_mask", &[&from]),
+            ("end_mask", &[&to_end]),
             ("squeeze_mask", &[&squeeze]),
         ];
         self.block.add("slice_by_index", name, &inputs, to)
@@ -258,13 +261,17 @@ impl Step<'_> {
         self.block.add("cast", name, &[("x", &[x]), ("dtype", &[&dtype])], (to, &x.shape))
     }
 
-    /// A shape at the bounds.
+    /// A shape at the bounds; what differs from step to step is [`UNKNOWN`].
     pub(super) fn shape(&self, ty: &ValueType) -> Result<Vec<u64>, EmitError> {
-        Ok(self.sizes(ty)?.into_iter().map(|n| n as u64).collect())
+        Ok(self.sizes(ty)?.into_iter().map(|n| u64::try_from(n).unwrap_or(UNKNOWN)).collect())
     }
 
+    /// The same as a reshape has it: what differs from step to step is −1.
     fn sizes(&self, ty: &ValueType) -> Result<Vec<i32>, EmitError> {
         let size = |dim: &Dim| {
+            if flexible(self.options.shapes) && dim.t > 0 {
+                return Some(-1);
+            }
             // The rows of the step lie in the cache itself.
             let kept = self.options.interface == Interface::State;
             let dim = if kept { Dim { t: dim.t.checked_sub(dim.c)?, ..*dim } } else { *dim };

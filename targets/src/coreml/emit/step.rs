@@ -1,32 +1,26 @@
-//! The step as Core ML sees it: inputs, the operations of all nodes, outputs, and what describes them.
+//! The step as Core ML sees it: inputs, the operations of all nodes, outputs.
 //!
 //! Inputs are `input_ids`, `position_ids`, `attn_mask`, `row_ids` where a step has rows, `k_cache`, `v_cache`; outputs
 //! are `logits`, `k_new`, `v_new`. A part of a chain is given `hidden_in` in place of what it does not read, and gives
-//! `hidden_out` in place of `logits`. All shapes are those at the module's bounds.
+//! `hidden_out` in place of `logits`. All shapes are those at the module's bounds, but where one function serves steps of
+//! several lengths: there the axes that depend on T are unknown.
 
 use std::collections::{BTreeMap, HashMap};
 
-use diffulex_compiler::ir::{CacheId, CacheShape, Module, Node, Op};
-use diffulex_compiler::quant::Search;
+use diffulex_compiler::ir::{CacheId, CacheShape, DType, Dim, Module, Node, Op, ValueType};
 
 use super::blobs::Blobs;
 use super::block::Block;
 use super::cache::{Cache, KINDS};
 use super::constant::Constants;
-use super::packages::OPEN;
 use super::value::{self, Val};
-use super::{EmitError, Metadata, Part};
+use super::{EmitError, Part};
 use crate::coreml::chain::HIDDEN;
-use crate::coreml::schema::model::{
-    ArrayDataType, ArrayFeatureType, FeatureDescription, FeatureKind, FeatureType, Metadata as Facts, Model,
-    ModelDescription, StateFeatureType,
-};
-use crate::coreml::schema::program::{self, DataType, Function, NamedValueType, Program};
+use crate::coreml::schema::program::{self, DataType, Function, NamedValueType};
 use crate::coreml::schema::{
-    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, keys,
-    opset,
+    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, opset,
 };
-use crate::coreml::{FORMAT_VERSION, Interface, Options};
+use crate::coreml::{Interface, Options};
 
 /// The walk over a legal module.
 pub(super) struct Step<'a> {
@@ -45,25 +39,39 @@ pub(super) struct Step<'a> {
     pub(super) write_pos: Option<Val>,
     pub(super) write_end: Option<Val>,
     part: Option<Part>,
-    inputs: Vec<(Val, &'static str)>,
+    inputs: Vec<(Val, ValueType, &'static str)>,
     states: Vec<(Val, &'static str)>,
     outputs: Vec<(Val, &'static str)>,
 }
 
-/// The model file, and the records of the weight file.
-pub(super) fn build(
+/// A step as a function.
+pub(super) struct Made {
+    /// The function.
+    pub(super) function: Function,
+    /// What it is given, with the types of the module.
+    pub(super) inputs: Vec<(Val, ValueType, &'static str)>,
+    /// What it keeps.
+    pub(super) states: Vec<(Val, &'static str)>,
+    /// What it gives.
+    pub(super) outputs: Vec<(Val, &'static str)>,
+    /// The records of the weight file, those of earlier functions among them.
+    pub(super) blobs: Blobs,
+}
+
+/// The function of a module, which may be a part of a chain; `blobs` are the records that other functions have.
+pub(super) fn function(
     module: &Module,
-    metadata: &Metadata,
     options: &Options,
     version: i32,
     part: Option<Part>,
-) -> Result<(Model, Blobs), EmitError> {
+    blobs: Blobs,
+) -> Result<Made, EmitError> {
     let mut step = Step {
         module,
         options,
         version,
         block: Block::default(),
-        constants: Constants::new(module, version, options.nibbles),
+        constants: Constants::new(module, version, options.nibbles, blobs),
         values: Vec::new(),
         new_rows: HashMap::new(),
         caches: Vec::new(),
@@ -82,7 +90,7 @@ pub(super) fn build(
         step.values.push(made);
     }
     step.outputs()?;
-    Ok(step.finish(metadata))
+    Ok(step.finish())
 }
 
 impl Step<'_> {
@@ -100,26 +108,27 @@ impl Step<'_> {
                 _ => (ROWS, "the tokens whose logits are wanted"),
             };
             let dtype = if node.ty.dtype.is_integer() { DataType::Int32 } else { DataType::Float16 };
-            let shape = self.shape(&node.ty)?;
-            let input = self.input(name, dtype, shape, what);
+            let input = self.input(name, dtype, &node.ty, what)?;
             self.values.push(input);
         }
         let CacheShape { layers, kv_heads, head_dim } = self.module.cache;
         if layers > 0 {
             // `verify` keeps C below 2^24.
-            let shape = vec![layers.into(), 1, kv_heads.into(), self.module.bounds.c as u64, head_dim.into()];
+            let all = [layers, 1, kv_heads, self.module.bounds.c as u32, head_dim].map(Dim::fixed);
+            let all = ValueType::f32(all);
             let kept = self.options.interface == Interface::State;
             if kept {
-                self.write_pos = Some(self.input(WRITE_POS, DataType::Int32, vec![1], "where the rows are written"));
+                let place = ValueType::new(DType::I32, [Dim::fixed(1)]);
+                self.write_pos = Some(self.input(WRITE_POS, DataType::Int32, &place, "where the rows are written")?);
             }
             let names = if kept { STATES } else { CACHES };
             for (name, what) in names.into_iter().zip(["committed keys of all layers", "committed values"]) {
                 let all = if kept {
-                    let state = Val { name: name.into(), dtype: DataType::Float16, shape: shape.clone() };
+                    let state = Val { name: name.into(), dtype: DataType::Float16, shape: self.shape(&all)? };
                     self.states.push((state.clone(), what));
                     state
                 } else {
-                    self.input(name, DataType::Float16, shape.clone(), what)
+                    self.input(name, DataType::Float16, &all, what)?
                 };
                 self.caches.push(Cache { all, held: None });
             }
@@ -127,12 +136,12 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn input(&mut self, name: &str, dtype: DataType, shape: Vec<u64>, what: &'static str) -> Val {
+    fn input(&mut self, name: &str, dtype: DataType, ty: &ValueType, what: &'static str) -> Result<Val, EmitError> {
         let wide = dtype == DataType::Float16 && self.version < 7;
         let given = if wide { DataType::Float32 } else { dtype };
-        let input = Val { name: name.into(), dtype: given, shape };
-        self.inputs.push((input.clone(), what));
-        if wide { self.cast(&input, dtype, &format!("{name}_fp16")) } else { input }
+        let input = Val { name: name.into(), dtype: given, shape: self.shape(ty)? };
+        self.inputs.push((input.clone(), ty.clone(), what));
+        Ok(if wide { self.cast(&input, dtype, &format!("{name}_fp16")) } else { input })
     }
 
     /// The one result beside new rows, and what it is.
@@ -178,7 +187,7 @@ impl Step<'_> {
         self.outputs.push((made, what));
     }
 
-    fn finish(self, metadata: &Metadata) -> (Model, Blobs) {
+    fn finish(self) -> Made {
         let opset = opset(self.version).unwrap_or_default().to_string();
         let block = program::Block {
             outputs: self.outputs.iter().map(|(val, _)| val.name.clone()).collect(),
@@ -189,84 +198,19 @@ impl Step<'_> {
             name: val.name.clone(),
             r#type: Some(value::state(val.dtype, &val.shape)),
         };
-        let inputs = self.inputs.iter().map(|(val, _)| val.named()).chain(self.states.iter().map(state));
+        let inputs = self.inputs.iter().map(|(val, ..)| val.named()).chain(self.states.iter().map(state));
         let function = Function {
             inputs: inputs.collect(),
             opset: opset.clone(),
             block_specializations: [(opset, block)].into(),
             attributes: BTreeMap::new(),
         };
-        let program = Program { version: 1, functions: [(MAIN.to_string(), function)].into(), ..Program::default() };
-        let description = ModelDescription {
-            input: self.inputs.iter().map(feature).collect(),
-            output: self.outputs.iter().map(feature).collect(),
-            state: self.states.iter().map(|state| kept(feature(state))).collect(),
-            metadata: Some(facts(self.module, metadata, self.part)),
-            ..ModelDescription::default()
-        };
-        let model = Model {
-            specification_version: self.version,
-            description: Some(description),
-            is_updatable: false,
-            ml_program: Some(program),
-        };
-        (model, self.constants.blobs)
+        let (inputs, states, outputs) = (self.inputs, self.states, self.outputs);
+        Made { function, inputs, states, outputs, blobs: self.constants.blobs }
     }
 }
 
 /// `layers_3_attn_in`: what the value of a node is called.
 fn name_of(node: &Node) -> String {
     node.layer.map_or(node.name.clone(), |layer| format!("layers_{layer}_{}", node.name))
-}
-
-/// An input or output as the description has it.
-fn feature((val, what): &(Val, &'static str)) -> FeatureDescription {
-    let data_type = match val.dtype {
-        DataType::Float16 => ArrayDataType::Float16,
-        DataType::Float32 => ArrayDataType::Float32,
-        _ => ArrayDataType::Int32,
-    };
-    let shape = val.shape.iter().map(|&n| n as i64).collect();
-    let array = ArrayFeatureType { shape, data_type: data_type as i32 };
-    FeatureDescription {
-        name: val.name.clone(),
-        short_description: (*what).into(),
-        r#type: Some(FeatureType { kind: Some(FeatureKind::MultiArray(array)), is_optional: false }),
-    }
-}
-
-/// The description of a state that holds what `feature` describes.
-fn kept(mut feature: FeatureDescription) -> FeatureDescription {
-    if let Some(FeatureType { kind, .. }) = &mut feature.r#type
-        && let Some(FeatureKind::MultiArray(array)) = kind.take()
-    {
-        *kind = Some(FeatureKind::State(StateFeatureType { array_type: Some(array) }));
-    }
-    feature
-}
-
-/// What the package says of itself.
-fn facts(module: &Module, metadata: &Metadata, part: Option<Part>) -> Facts {
-    let mut user_defined: BTreeMap<String, String> = BTreeMap::new();
-    let mut say = |key: &str, text: String| user_defined.insert(key.into(), text);
-    say(keys::FORMAT_VERSION, FORMAT_VERSION.to_string());
-    say(keys::NAME, module.name.clone());
-    if !metadata.recipe_digest.is_empty() {
-        say(keys::RECIPE, metadata.recipe_digest.clone());
-    }
-    if let Some(generation) = &metadata.generation {
-        // A struct of plain fields always has a JSON form.
-        say(keys::GENERATION, serde_json::to_string(generation).unwrap_or_default());
-    }
-    let search = module.search().in_any();
-    if search != Search::Max {
-        say(keys::SEARCH, search.name().into());
-    }
-    let mut short_description = format!("{}: one step of block diffusion", module.name);
-    if let Some(Part { number, of }) = part {
-        short_description.push_str(&format!(", part {number} of {of}"));
-        say(keys::PART, format!("{number}/{of}"));
-        say(keys::CHAIN, OPEN.into());
-    }
-    Facts { short_description, user_defined, ..Facts::default() }
 }

@@ -5,10 +5,13 @@ use diffulex_compiler::quant::{self, Encoded, Search};
 
 use crate::coreml::schema::WEIGHT_FILE;
 use crate::coreml::schema::program::{
-    Argument, Binding, BlobFileValue, Bound, ConstantDimension, Content, DataType, Dimension, ImmediateValue,
+    Argument, Binding, BlobFileValue, Bound, ConstantDimension, Content, DataType, Dimension, Extent, ImmediateValue,
     NamedValueType, Numbers, RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings, StateType,
-    TensorType, TensorValue, Value, ValueKind, ValueType,
+    TensorType, TensorValue, UnknownDimension, Value, ValueKind, ValueType,
 };
+
+/// The size of an axis that differs from step to step.
+pub(super) const UNKNOWN: u64 = 0;
 
 /// A value of the program.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +20,7 @@ pub(super) struct Val {
     pub(super) name: String,
     /// Its element type.
     pub(super) dtype: DataType,
-    /// Its axes; none for a scalar.
+    /// Its axes, [`UNKNOWN`] where they differ from step to step; none for a scalar.
     pub(super) shape: Vec<u64>,
 }
 
@@ -30,7 +33,10 @@ impl Val {
 
 /// The type of a tensor.
 pub(super) fn tensor(dtype: DataType, shape: &[u64]) -> ValueType {
-    let dimension = |&size: &u64| Dimension { constant: Some(ConstantDimension { size }) };
+    let dimension = |&size: &u64| match size {
+        UNKNOWN => Dimension { extent: Some(Extent::Unknown(UnknownDimension { variadic: false })) },
+        size => Dimension { extent: Some(Extent::Constant(ConstantDimension { size })) },
+    };
     let tensor = TensorType {
         data_type: dtype as i32,
         rank: shape.len() as i64,

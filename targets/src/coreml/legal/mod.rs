@@ -10,6 +10,7 @@
 mod attention;
 mod limits;
 mod rewrite;
+mod shapes;
 mod version;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use diffulex_compiler::ir::{
 use super::chain::split;
 use super::{Interface, Options};
 use crate::refusal::Refusal;
+pub(super) use shapes::lengths;
 pub(super) use version::version;
 
 /// The module as Core ML can express it, stage `legal coreml`.
@@ -71,6 +73,7 @@ pub(super) fn check(module: &Module, options: &Options) -> Result<(), Refusal> {
     if options.parts != 1 {
         split(module, options.parts)?;
     }
+    lengths(module, options)?;
     match limits::check_weights(module)?.iter().zip(&module.weights).find(|(legal, weight)| legal != weight) {
         Some((_, weight)) => Err(Refusal::Encoding {
             place: format!("@{}", weight.name),

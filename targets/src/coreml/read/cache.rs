@@ -3,17 +3,20 @@
 use diffulex_compiler::ir::{CacheId, CacheKind, Dim, Op, Operand};
 
 use super::arguments::Arguments;
-use super::constant::Constant;
+use super::constant::{Constant, UNKNOWN};
 use super::error::Result;
 use super::lift::{Bound, Held, Known, Lift, Made};
 use crate::coreml::schema::STATES;
 use crate::coreml::schema::program::DataType;
 
-/// Whether a slice takes every number from `begin` to `end`, as strides and masks say.
-pub(super) fn plain_slice(args: &mut Arguments, rank: usize) -> Result<bool> {
+/// Whether a slice takes every number from `begin` to `end`, as strides and masks say; all of axes of unknown size.
+pub(super) fn plain_slice(args: &mut Arguments, shape: &[u32]) -> Result<bool> {
+    let rank = shape.len();
     let strided = args.maybe_ints("stride")?.is_some_and(|stride| stride != vec![1; rank]);
-    let masked = args.truths("begin_mask", rank)?.contains(&true) | args.truths("end_mask", rank)?.contains(&true);
-    Ok(!strided && !masked)
+    let from_start = args.truths("begin_mask", rank)?.contains(&true);
+    let to_end = args.truths("end_mask", rank)?;
+    let unknown = shape.iter().map(|&n| n == UNKNOWN);
+    Ok(!strided && !from_start && to_end.into_iter().eq(unknown))
 }
 
 impl Lift<'_> {
@@ -118,7 +121,7 @@ impl Lift<'_> {
     pub(super) fn slice_update(&mut self, args: &mut Arguments) -> Result<Made> {
         let (x, update, begin, end) = (args.one("x")?, args.one("update")?, args.one("begin")?, args.one("end")?);
         let place = args.place.clone();
-        let plain = plain_slice(args, 5)? && !args.truths("squeeze_mask", 5)?.contains(&true);
+        let plain = plain_slice(args, &x.ty.shape)? && !args.truths("squeeze_mask", 5)?.contains(&true);
         let (Held::Kept(kind, writes), Held::Rows(rows)) = (&x.held, &update.held) else {
             return Err(place.unsupported("an update of something else than a state with rows"));
         };

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use diffulex_compiler::ir::{Module, WeightExpr, WeightSource};
 
 use super::error::{Fault, Place, Result};
-use super::interface::Step;
-use super::lift::{Lifted, lift};
+use super::functions::Functions;
+use super::lift::Lifted;
 use super::package::Files;
-use super::{Facts, Interface, Weights};
+use super::{Facts, Interface, Shapes, Weights};
 use crate::coreml::chain::join;
 use crate::coreml::folder as folder_of;
 use crate::coreml::schema::keys;
@@ -34,6 +34,10 @@ pub(super) struct Chain {
     pub(super) facts: Facts,
     /// Who keeps the committed rows.
     pub(super) interface: Interface,
+    /// How they say which numbers of tokens a step may have.
+    pub(super) shapes: Shapes,
+    /// These numbers, ascending; of a range its ends.
+    pub(super) lengths: Vec<u32>,
     /// The specification version.
     pub(super) version: i32,
     /// Their modules.
@@ -104,22 +108,26 @@ impl Chain {
     }
 
     fn lift(files: &Files, facts: Facts) -> Result<Chain> {
-        let step = Step::read(&files.model)?;
+        let functions = Functions::read(&files.model)?;
+        let step = functions.longest()?;
         let (goes_on, ends) =
             facts.part.as_ref().map_or((false, true), |part| (part.number > 1, part.number == part.of));
         let place = Place::Metadata(keys::PART);
         place.same("goes on from a package", step.goes_on(), goes_on)?;
         place.same("ends the step", step.ends(), ends)?;
-        let Lifted { module, tensors, map } = lift(&facts, &step, files)?;
+        let Lifted { module, tensors, file } = functions.lift(&facts, files)?;
         let tensors = tensors.into_iter().map(|(name, stored)| (name, (0, stored))).collect();
-        let weights = Weights { maps: vec![map], tensors };
-        Ok(Chain { facts, interface: step.interface, version: step.version, modules: vec![module], weights })
+        let weights = Weights { maps: vec![file.map(|(_, map)| map)], tensors };
+        let (shapes, lengths) = (functions.shapes, functions.lengths());
+        let (interface, version) = (step.interface, step.version);
+        Ok(Chain { facts, interface, shapes, lengths, version, modules: vec![module], weights })
     }
 
     /// Adds the package that follows. A weight that is the same as one of the same name before is that one.
     fn append(&mut self, mut next: Chain) -> Result<()> {
         Place::Program.same("interface", next.interface, self.interface)?;
         Place::Model.same("specification version", next.version, self.version)?;
+        Place::Program.same("list of lengths", (next.shapes, &next.lengths), (self.shapes, &self.lengths))?;
         let before = self.weights.maps.len();
         for module in &mut next.modules {
             for i in 0..module.weights.len() {

@@ -1,25 +1,38 @@
 //! Types and constants of the program.
 
+use std::fmt;
+
 use super::error::{Place, Result};
+use crate::coreml::schema::MAX_RANK;
 use crate::coreml::schema::program::{
-    Content, DataType, ImmediateValue, NamedValueType, Numbers, TensorValue, Value, ValueKind, ValueType,
+    Content, DataType, Extent, ImmediateValue, NamedValueType, Numbers, TensorValue, Value, ValueKind, ValueType,
 };
-use crate::coreml::schema::{MAX_RANK, model::ArrayFeatureType};
 
 /// Most numbers of a tensor.
 const MAX_NUMBERS: u64 = 1 << 40;
 /// Most numbers of a constant in the program itself.
 const MAX_IMMEDIATE: u64 = 1 << 10;
+/// The size of an axis that differs from step to step.
+pub(super) const UNKNOWN: u32 = 0;
 /// Longest name.
 const MAX_NAME: u64 = 256;
 
 /// The type of a tensor.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Type {
     /// Element type.
     pub(super) dtype: DataType,
-    /// Axes; none for a scalar.
+    /// Axes, some of them [`UNKNOWN`]; none for a scalar.
     pub(super) shape: Vec<u32>,
+}
+
+/// `fp16[1, ?, 32]`.
+impl fmt::Debug for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |&n: &u32| if n == UNKNOWN { "?".to_string() } else { n.to_string() };
+        let sizes: Vec<String> = self.shape.iter().map(size).collect();
+        write!(f, "{}[{}]", self.dtype.name(), sizes.join(", "))
+    }
 }
 
 /// A constant.
@@ -40,13 +53,13 @@ pub(super) enum Constant {
 }
 
 impl Type {
-    /// Numbers in all.
+    /// Numbers in all; those of a constant are known.
     pub(super) fn count(&self) -> u64 {
         // `read` has seen that it does not overflow.
         self.shape.iter().map(|&n| u64::from(n)).product()
     }
 
-    /// The type of a tensor, which is known to the last axis.
+    /// The type of a tensor.
     pub(super) fn read(place: &Place, ty: Option<&ValueType>) -> Result<Type> {
         let Some(ValueKind::Tensor(tensor)) = ty.and_then(|ty| ty.kind.as_ref()) else {
             return Err(place.unsupported("a value that is no tensor"));
@@ -58,33 +71,25 @@ impl Type {
         place.at_most("rank", tensor.dimensions.len() as u64, MAX_RANK as u64)?;
         let mut shape = Vec::new();
         for dimension in &tensor.dimensions {
-            let size = dimension.constant.ok_or_else(|| place.unsupported("an axis of unknown size"))?.size;
-            shape.push(axis(place, size)?);
+            shape.push(match dimension.extent {
+                Some(Extent::Constant(constant)) => axis(place, constant.size)?,
+                Some(Extent::Unknown(unknown)) if !unknown.variadic => UNKNOWN,
+                _ => return Err(place.unsupported("an axis like this")),
+            });
         }
         Type { dtype, shape }.checked(place)
     }
 
-    /// The type of a described array.
-    pub(super) fn described(place: &Place, array: &ArrayFeatureType) -> Result<Type> {
-        let dtype = match array.data_type {
-            65552 => DataType::Float16,
-            65568 => DataType::Float32,
-            131_104 => DataType::Int32,
-            other => return Err(place.unsupported(format!("element type {other} of features"))),
-        };
-        place.at_most("rank", array.shape.len() as u64, MAX_RANK as u64)?;
-        let shape = array.shape.iter().map(|&n| axis(place, u64::try_from(n).unwrap_or(0)));
-        Type { dtype, shape: shape.collect::<Result<_>>()? }.checked(place)
-    }
-
-    fn checked(self, place: &Place) -> Result<Type> {
-        let count = self.shape.iter().try_fold(1u64, |count, &n| count.checked_mul(u64::from(n)));
+    /// Fails where there are too many numbers.
+    pub(super) fn checked(self, place: &Place) -> Result<Type> {
+        let count = self.shape.iter().try_fold(1u64, |count, &n| count.checked_mul(u64::from(n.max(1))));
         place.at_most("number of elements", count.unwrap_or(u64::MAX), MAX_NUMBERS)?;
         Ok(self)
     }
 }
 
-fn axis(place: &Place, size: u64) -> Result<u32> {
+/// The size of an axis, which is not empty.
+pub(super) fn axis(place: &Place, size: u64) -> Result<u32> {
     if size == 0 {
         return Err(place.damaged("an axis of 0"));
     }
@@ -108,6 +113,9 @@ impl Constant {
     /// A constant with its type; immediate numbers stand in the field of their type, as many as there should be.
     pub(super) fn read(place: &Place, value: &Value) -> Result<(Type, Constant)> {
         let ty = Type::read(place, value.r#type.as_ref())?;
+        if ty.shape.contains(&UNKNOWN) {
+            return Err(place.damaged("a constant of unknown size"));
+        }
         if !value.doc_string.is_empty() {
             return Err(place.unsupported("a constant with a text beside it"));
         }

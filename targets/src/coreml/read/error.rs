@@ -22,6 +22,8 @@ pub enum Place {
     Operation(usize, String, String),
     /// A record of the weight file, by its offset.
     Record(u64),
+    /// A part of one of several functions, or all of it.
+    Function(String, Option<Box<Place>>),
     /// The module that the package becomes.
     Module(String),
     /// A place in a part of a chain, by its number.
@@ -84,6 +86,8 @@ impl fmt::Display for Place {
             Place::Program => f.write_str("program"),
             Place::Operation(i, kind, result) => write!(f, "operation {i}, `{kind}` of {result:?}"),
             Place::Record(offset) => write!(f, "weight record at {offset}"),
+            Place::Function(name, None) => write!(f, "function {name:?}"),
+            Place::Function(name, Some(place)) => write!(f, "function {name:?}, {place}"),
             Place::Module(place) => write!(f, "module, {place}"),
             Place::Part(number, place) => write!(f, "part {number}, {place}"),
         }
@@ -108,6 +112,11 @@ impl ReadError {
     /// The same in a part of a chain.
     pub(super) fn of_part(self, number: u32) -> ReadError {
         ReadError { place: Place::Part(number, Box::new(self.place)), fault: self.fault }
+    }
+
+    /// The same, in one of several functions.
+    pub(super) fn within(self, function: &str) -> ReadError {
+        ReadError { place: Place::Function(function.into(), Some(Box::new(self.place))), fault: self.fault }
     }
 }
 

@@ -1,16 +1,18 @@
-//! Inputs, states and outputs: those that are described are those that the program declares, and they are a step.
+//! Inputs, states and outputs of a function: those that are described are those that it declares, and they are a step.
 
 use std::collections::HashMap;
 
-use diffulex_compiler::ir::{CacheShape, Sizes};
+use diffulex_compiler::ir::{CacheShape, Dim, Sizes};
 
-use super::Interface;
 use super::constant::{Type, named};
 use super::error::{Place, Result};
-use crate::coreml::schema::model::{FeatureDescription, FeatureKind, Model};
-use crate::coreml::schema::program::{DataType, Operation, ValueKind};
+use super::feature::{Described, Feature, Lengths};
+use super::{Interface, Shapes};
+use crate::coreml::options::flexible;
+use crate::coreml::schema::model::FeatureDescription;
+use crate::coreml::schema::program::{DataType, Function, Operation, ValueKind};
 use crate::coreml::schema::{
-    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MAIN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, opset,
+    CACHES, HIDDEN_IN, HIDDEN_OUT, LOGITS, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS, opset,
 };
 
 /// Most operations; a hundred layers have some ten thousand.
@@ -20,41 +22,43 @@ const MAX_LAYERS: u64 = 1024;
 /// Most cached positions or tokens.
 const MAX_POSITIONS: u64 = 1 << 24;
 
-/// The function, and what it is given and gives.
+/// What describes a function.
+pub(super) struct Description<'a> {
+    pub(super) input: &'a [FeatureDescription],
+    pub(super) output: &'a [FeatureDescription],
+    pub(super) state: &'a [FeatureDescription],
+}
+
+/// A function, and what it is given and gives.
 pub(super) struct Step<'a> {
     /// Specification version.
     pub(super) version: i32,
     /// Who keeps the committed rows.
     pub(super) interface: Interface,
+    /// The numbers of tokens that it may have.
+    pub(super) lengths: Lengths,
     /// T, C and R.
     pub(super) bounds: Sizes,
     /// Layers, heads and their width.
     pub(super) cache: CacheShape,
     /// The element type of inputs and outputs that are no whole numbers.
     pub(super) float: DataType,
-    /// Inputs and states by name.
+    /// Inputs and states by name, as the program declares them.
     pub(super) given: HashMap<String, Type>,
-    /// Outputs in order.
+    /// The same as they are described.
+    pub(super) described: HashMap<String, Feature>,
+    /// Outputs in order; those whose shape depends on the step have none.
     pub(super) outputs: Vec<(String, Type)>,
     /// The operations in order.
     pub(super) operations: &'a [Operation],
 }
 
 impl<'a> Step<'a> {
-    pub(super) fn read(model: &'a Model) -> Result<Step<'a>> {
-        let version = model.specification_version;
+    /// The step of a function.
+    pub(super) fn read(version: i32, function: &'a Function, description: &Description<'_>) -> Result<Step<'a>> {
+        let place = Place::Program;
         let opset =
             opset(version).ok_or_else(|| Place::Model.unsupported(format!("specification version {version}")))?;
-        let missing = |what: &str| Place::Model.missing(what);
-        let description = model.description.as_ref().ok_or_else(|| missing("description"))?;
-        if model.is_updatable || !description.functions.is_empty() || !description.default_function_name.is_empty() {
-            return Err(Place::Model.unsupported("a model that is updatable or has several functions"));
-        }
-        let program = model.ml_program.as_ref().ok_or_else(|| missing("program"))?;
-        let place = Place::Program;
-        place.same("version", program.version, 1)?;
-        let function = program.functions.get(MAIN).filter(|_| program.functions.len() == 1);
-        let function = function.ok_or_else(|| place.unsupported("functions other than `main`"))?;
         place.same("opset", function.opset.as_str(), opset)?;
         let block = function.block_specializations.get(opset).filter(|_| function.block_specializations.len() == 1);
         let block = block.ok_or_else(|| place.missing(format!("one block, for {opset}")))?;
@@ -64,9 +68,10 @@ impl<'a> Step<'a> {
         place.at_most("number of operations", block.operations.len() as u64, MAX_OPERATIONS)?;
 
         let mut given = HashMap::new();
-        let mut described = Features::default();
-        for (list, state) in [(&description.input, false), (&description.state, true)] {
-            list.iter().try_for_each(|feature| described.add(feature, state))?;
+        let (mut described, mut left) = (HashMap::new(), Vec::new());
+        for (list, state) in [(description.input, false), (description.state, true)] {
+            list.iter().try_for_each(|feature| add(&mut described, feature, state))?;
+            left.extend(list.iter().map(|feature| feature.name.as_str()));
         }
         for input in &function.inputs {
             let place = Place::Feature(input.name.clone());
@@ -75,31 +80,38 @@ impl<'a> Step<'a> {
                 Some(ValueKind::State(state)) => (Type::read(&place, state.wrapped_type.as_deref())?, true),
                 _ => (named(&place, input)?.1, false),
             };
-            let told = described.0.remove(&input.name).ok_or_else(|| place.missing("description"))?;
-            place.same("description", told, (ty.clone(), state))?;
+            let told = described.get(&input.name).ok_or_else(|| place.missing("description"))?;
+            place.same("description", (told.declared(), told.state), (ty.clone(), state))?;
             if given.insert(input.name.clone(), ty).is_some() {
                 return Err(place.damaged("it is declared twice"));
             }
         }
-        if let Some(name) = described.0.keys().min() {
-            return Err(Place::Feature(name.clone()).damaged("it is described, but not declared"));
+        if let Some(name) = left.into_iter().find(|name| !given.contains_key(*name)) {
+            return Err(Place::Feature(name.into()).damaged("it is described, but not declared"));
         }
-        let mut told = Features::default();
-        description.output.iter().try_for_each(|feature| told.add(feature, false))?;
+        let mut told = HashMap::new();
+        description.output.iter().try_for_each(|feature| add(&mut told, feature, false))?;
         place.same("number of outputs", block.outputs.len(), description.output.len())?;
         let mut outputs = Vec::new();
-        for (name, feature) in block.outputs.iter().zip(&description.output) {
+        for (name, feature) in block.outputs.iter().zip(description.output) {
             place.same("name of an output", name.as_str(), feature.name.as_str())?;
-            let (ty, _) = told.0.remove(name).ok_or_else(|| Place::Feature(name.clone()).damaged("it is no output"))?;
-            outputs.push((name.clone(), ty));
+            let place = Place::Feature(name.clone());
+            let feature = told.remove(name).ok_or_else(|| place.damaged("it is no output"))?;
+            place.same("shapes", feature.shapes, Described::One)?;
+            outputs.push((name.clone(), feature.ty));
         }
+        let from = if given.contains_key(HIDDEN_IN) { HIDDEN_IN } else { TOKENS };
+        let place = Place::Feature(from.into());
+        let fed = described.get(from).ok_or_else(|| Place::Program.missing(format!("input {from:?}")))?;
         sizes(Step {
             version,
             interface: if given.contains_key(WRITE_POS) { Interface::State } else { Interface::Explicit },
+            lengths: Lengths::read(&place, fed)?,
             bounds: Sizes { t: 0, c: 0, r: 0 },
             cache: CacheShape { layers: 0, kv_heads: 1, head_dim: 1 },
             float: if version < 7 { DataType::Float32 } else { DataType::Float16 },
             given,
+            described,
             outputs,
             operations: &block.operations,
         })
@@ -120,47 +132,36 @@ impl<'a> Step<'a> {
         if self.outputs.iter().any(|(name, _)| name == HIDDEN_OUT) { HIDDEN_OUT } else { LOGITS }
     }
 
-    /// An input that must have this type.
-    fn expect(&self, name: &str, dtype: DataType, shape: &[u32]) -> Result<()> {
+    /// Whether it serves several numbers of tokens: then axes that depend on T are unknown in the program.
+    pub(super) fn flexible(&self) -> bool {
+        flexible(self.lengths.shapes)
+    }
+
+    /// An input or a state that must have this type, at each number of tokens that a step may have.
+    fn expect(&self, name: &str, dtype: DataType, dims: &[Dim]) -> Result<()> {
         let place = Place::Feature(name.into());
-        let ty = self.given.get(name).ok_or_else(|| Place::Program.missing(format!("input {name:?}")))?;
-        place.same("type", ty, &Type { dtype, shape: shape.into() })
+        let found = self.described.get(name).ok_or_else(|| Place::Program.missing(format!("input {name:?}")))?;
+        let wanted = Feature::expected(dtype, dims, self.bounds, &self.lengths);
+        place.same("type", &found.ty, &wanted.ty)?;
+        place.same("list of shapes", &found.shapes, &wanted.shapes)
     }
 }
 
-/// Described features: type, and whether it is a state.
-#[derive(Default)]
-struct Features(HashMap<String, (Type, bool)>);
-
-impl Features {
-    fn add(&mut self, feature: &FeatureDescription, state: bool) -> Result<()> {
-        let place = Place::Feature(feature.name.clone());
-        super::constant::identifier(&place, &feature.name)?;
-        let kind = feature.r#type.as_ref().filter(|ty| !ty.is_optional).and_then(|ty| ty.kind.as_ref());
-        let array = match kind {
-            Some(FeatureKind::MultiArray(array)) if !state => Some(array),
-            Some(FeatureKind::State(kept)) if state => kept.array_type.as_ref(),
-            _ => None,
-        };
-        let array = array.ok_or_else(|| place.unsupported("a feature that is no array"))?;
-        let ty = Type::described(&place, array)?;
-        match self.0.insert(feature.name.clone(), (ty, state)) {
-            None => Ok(()),
-            Some(_) => Err(place.damaged("it is described twice")),
-        }
+/// Adds a described feature to others.
+fn add(told: &mut HashMap<String, Feature>, feature: &FeatureDescription, state: bool) -> Result<()> {
+    match told.insert(feature.name.clone(), Feature::read(feature, state)?) {
+        None => Ok(()),
+        Some(_) => Err(Place::Feature(feature.name.clone()).damaged("it is described twice")),
     }
 }
 
 /// Finds T, C and R, and checks that the inputs are those of a step.
 fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
     let kept = step.interface == Interface::State;
-    let axes = |name: &str| step.given.get(name).map(|ty| ty.shape.clone());
-    let (from, wanted) = if step.goes_on() { (HIDDEN_IN, "[1, T, H]") } else { (TOKENS, "[1, T]") };
-    let tokens = axes(from).ok_or_else(|| Place::Program.missing(format!("input {from:?}")))?;
-    let t = match (&tokens[..], step.goes_on()) {
-        (&[_, t], false) | (&[_, t, _], true) => t,
-        _ => return Err(Place::Feature(from.into()).mismatch("shape", tokens, wanted)),
-    };
+    let axes = |name: &str| step.described.get(name).map(|feature| feature.ty.shape.clone());
+    let from = if step.goes_on() { HIDDEN_IN } else { TOKENS };
+    let usual = step.lengths.usual;
+    let t = step.lengths.all.iter().copied().fold(usual, u32::max);
     let [keys, _] = if kept { STATES } else { CACHES };
     let cache = axes(keys);
     let mask = axes(MASK).and_then(|mask| mask.last().copied()).unwrap_or(0);
@@ -171,7 +172,7 @@ fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
             c
         }
         Some(other) => return Err(Place::Feature(keys.into()).mismatch("shape", other, "[L, 1, KV, C, D]")),
-        None => mask.saturating_sub(t).max(1),
+        None => mask.saturating_sub(usual).max(1),
     };
     let r = axes(ROWS).map_or(0, |rows| rows.first().copied().unwrap_or(0));
     for (name, size) in [(from, t), (keys, c)] {
@@ -181,37 +182,43 @@ fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
     step.bounds = Sizes { t: t as usize, c: c as usize, r: r as usize };
 
     let CacheShape { layers, kv_heads, head_dim } = step.cache;
+    let one = Dim::fixed(1);
+    let all = [layers, 1, kv_heads, c, head_dim].map(Dim::fixed);
+    let ids = [one, Dim::T];
+    let mask = [one, one, Dim::T, if kept { Dim::C } else { Dim { c: 1, ..Dim::T } }];
     let mut known = vec![TOKENS, POSITIONS, MASK];
-    let mask = [1, 1, t, if kept { c } else { c + t }];
-    for (name, dtype, shape) in
-        [(TOKENS, DataType::Int32, &[1, t][..]), (POSITIONS, DataType::Int32, &[1, t]), (MASK, step.float, &mask)]
+    for (name, dtype, dims) in
+        [(TOKENS, DataType::Int32, &ids[..]), (POSITIONS, DataType::Int32, &ids), (MASK, step.float, &mask)]
     {
         // What goes on has only those that it reads.
         if !step.goes_on() || step.given.contains_key(name) {
-            step.expect(name, dtype, shape)?;
+            step.expect(name, dtype, dims)?;
         }
     }
-    if step.goes_on() {
-        step.expect(HIDDEN_IN, step.float, &[1, t, tokens.last().copied().unwrap_or(0)])?;
+    if let Some(&[_, _, width]) = axes(HIDDEN_IN).as_deref() {
+        step.expect(HIDDEN_IN, step.float, &[one, Dim::T, Dim::fixed(width)])?;
         known.push(HIDDEN_IN);
     }
     if r > 0 {
-        step.expect(ROWS, DataType::Int32, &[r])?;
+        step.expect(ROWS, DataType::Int32, &[Dim::R])?;
         known.push(ROWS);
     }
     if layers > 0 {
         let names = if kept { STATES } else { CACHES };
         for name in names {
-            step.expect(name, if kept { DataType::Float16 } else { step.float }, &[layers, 1, kv_heads, c, head_dim])?;
+            step.expect(name, if kept { DataType::Float16 } else { step.float }, &all)?;
         }
         known.extend(names);
     }
     if kept {
-        step.expect(WRITE_POS, DataType::Int32, &[1])?;
+        step.expect(WRITE_POS, DataType::Int32, &[one])?;
         known.push(WRITE_POS);
-        if t > c || step.version < 9 || layers == 0 {
+        if t > c || step.version < 9 || layers == 0 || step.flexible() {
             return Err(Place::Program.damaged("it keeps a cache that cannot be kept"));
         }
+    }
+    if step.lengths.shapes == Shapes::Enumerated && step.version < 9 {
+        return Err(Place::Program.damaged("it has lists of shapes, which came with version 9 for several inputs"));
     }
     if let Some(name) = step.given.keys().filter(|name| !known.contains(&name.as_str())).min() {
         return Err(Place::Feature(name.clone()).unsupported("such an input"));
@@ -224,12 +231,14 @@ fn sizes(mut step: Step<'_>) -> Result<Step<'_>> {
     for (name, ty) in &step.outputs {
         let place = Place::Feature(name.clone());
         place.same("element type", ty.dtype.name(), step.float.name())?;
-        if name != result {
-            place.same("shape", &ty.shape[..], &[layers, 1, kv_heads, t, head_dim])?;
-        } else {
-            let rows = if r > 0 && step.ends() { r } else { t };
-            place.same("shape", &ty.shape[..], &[1, rows, ty.shape.last().copied().unwrap_or(0)])?;
-        }
+        let width = ty.shape.last().copied().unwrap_or(0);
+        let wanted = match name.as_str() {
+            LOGITS if r > 0 => vec![1, r, width],
+            _ if step.flexible() => vec![],
+            _ if name == result => vec![1, t, width],
+            _ => vec![layers, 1, kv_heads, t, head_dim],
+        };
+        place.same("shape", &ty.shape, &wanted)?;
     }
     Ok(step)
 }

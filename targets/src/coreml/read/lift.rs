@@ -1,7 +1,7 @@
 //! The operations of a program as a module, all nodes outside layers.
 //!
 //! Shapes are not taken from the program: they follow from the inputs by the typing rules of the IR, with T and C as
-//! symbols, and must agree at the bounds with those that the program declares.
+//! symbols, and must agree at the bounds with those that the program declares: unknown there is what depends on T.
 
 use std::collections::{HashMap, HashSet};
 
@@ -15,7 +15,7 @@ use memmap2::Mmap;
 
 use super::arguments::Arguments;
 use super::blobs::Records;
-use super::constant::{Constant, Type, identifier, named};
+use super::constant::{Constant, Type, UNKNOWN, identifier, named};
 use super::error::{Fault, Place, Result};
 use super::interface::Step;
 use super::package::Files;
@@ -28,7 +28,8 @@ use crate::coreml::schema::{CACHES, HIDDEN_IN, MASK, NEW_ROWS, POSITIONS, ROWS, 
 pub(super) struct Lifted {
     pub(super) module: Module,
     pub(super) tensors: HashMap<String, Stored>,
-    pub(super) map: Option<Mmap>,
+    /// The weight file, and its name in the program.
+    pub(super) file: Option<(String, Mmap)>,
 }
 
 /// What stands for a value of the program.
@@ -126,7 +127,7 @@ pub(super) fn lift(facts: &Facts, step: &Step<'_>, files: &Files) -> Result<Lift
     }
     let result = lift.outputs()?;
     let module = lift.builder.finish([result]);
-    Ok(Lifted { module, tensors: lift.tensors, map: lift.weights.map(|(_, map, _)| map) })
+    Ok(Lifted { module, tensors: lift.tensors, file: lift.weights.map(|(name, map, _)| (name, map)) })
 }
 
 impl Lift<'_> {
@@ -186,7 +187,7 @@ impl Lift<'_> {
         };
         let shape = match (&made.shape, &made.held) {
             (Some(shape), _) => shape.clone(),
-            (None, Held::Node(id)) => self.at_bounds(place, &self.builder.module().node(*id).ty.shape)?,
+            (None, Held::Node(id)) => self.declared(place, &self.builder.module().node(*id).ty.shape)?,
             (None, _) => return Err(place.damaged("it has no shape")),
         };
         place.same("type of the result", &declared, &Type { dtype: made.dtype, shape })?;
@@ -267,7 +268,19 @@ impl Lift<'_> {
         id.map(Operand::Weight).map_err(|e| place.fault(Fault::Broken(e.to_string())))
     }
 
-    /// Sizes of a shape as the program has them.
+    /// Sizes of a shape as the program declares them.
+    fn declared(&self, place: &Place, shape: &[Dim]) -> Result<Vec<u32>> {
+        let mut sizes = self.at_bounds(place, shape)?;
+        sizes.iter_mut().zip(shape).filter(|(_, dim)| self.is_unknown(**dim)).for_each(|(n, _)| *n = UNKNOWN);
+        Ok(sizes)
+    }
+
+    /// Whether the size of an axis differs from step to step.
+    pub(super) fn is_unknown(&self, dim: Dim) -> bool {
+        self.step.flexible() && dim.t > 0
+    }
+
+    /// Sizes of a shape at the bounds.
     pub(super) fn at_bounds(&self, place: &Place, shape: &[Dim]) -> Result<Vec<u32>> {
         let size = |dim: &Dim| self.size(*dim);
         let sizes: Option<Vec<u32>> = shape.iter().map(size).collect();
@@ -292,7 +305,11 @@ impl Lift<'_> {
         let held = |name: &str, ty: &Type| {
             let place = Place::Feature(name.into());
             let known = self.known.get(name).ok_or_else(|| place.missing("operation that makes it"))?;
-            place.same("type", &known.ty, ty)?;
+            let mut made = known.ty.clone();
+            if made.shape.contains(&UNKNOWN) {
+                made.shape.clear();
+            }
+            place.same("type", &made, ty)?;
             Ok(&known.held)
         };
         let (mut made, result) = (None, self.step.result());

@@ -4,10 +4,13 @@
 //! where it is read, and an error names the place. In this order:
 //!
 //! 1. `package`: manifest and paths, the model file; `blobs`: the weight file, record by record;
-//! 2. `interface`: inputs, states and outputs, described and declared alike; metadata;
+//! 2. `functions`, with `interface` and `feature`: for each function its inputs, states and outputs, described and
+//!    declared alike; metadata;
 //! 3. `lift` with `arguments`, `constant`, `ops`, `shape` and `cache`: the operations, one by one, as nodes of a module
 //!    with T and C as symbols; `crate::layers`: its layers and names;
 //! 4. `chain`: all of that for each part of a chain, and one module of all of them.
+//!
+//! Several functions are one module, and an error where they are not.
 //!
 //! A module has its values in `f32`. Those of the program are declared `fp16`; how a device rounds them on the way is
 //! its own affair, and no module says. Weights are exactly those that are stored.
@@ -23,6 +26,8 @@ mod cache;
 mod chain;
 mod constant;
 mod error;
+mod feature;
+mod functions;
 mod interface;
 mod lift;
 mod ops;
@@ -44,7 +49,7 @@ use diffulex_compiler::quant::{Packing, Rows, Scheme, Search};
 use memmap2::Mmap;
 
 use super::schema::keys;
-use super::{FORMAT_VERSION, Interface};
+use super::{FORMAT_VERSION, Interface, Shapes};
 use error::Result;
 pub use error::{Fault, Place, ReadError};
 pub use text::text;
@@ -55,6 +60,10 @@ pub struct Artifact {
     pub module: Module,
     /// Who keeps the committed rows.
     pub interface: Interface,
+    /// How the package says which numbers of tokens a step may have.
+    pub shapes: Shapes,
+    /// These numbers, ascending, the last being the module's bound; of a range its ends.
+    pub lengths: Vec<u32>,
     /// The specification version.
     pub version: i32,
     /// How many packages it is spread over.
@@ -99,6 +108,8 @@ pub fn read(folder: &Path) -> std::result::Result<Artifact, ReadError> {
     Ok(Artifact {
         module,
         interface: chain.interface,
+        shapes: chain.shapes,
+        lengths: chain.lengths,
         version: chain.version,
         parts,
         generation: chain.facts.generation,

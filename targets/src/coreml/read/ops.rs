@@ -5,7 +5,7 @@ use diffulex_compiler::quant::{Packing, Scales};
 
 use super::Stored;
 use super::arguments::Arguments;
-use super::constant::{Constant, Type};
+use super::constant::{Constant, Type, UNKNOWN};
 use super::error::{Place, Result};
 use super::lift::{Held, Known, Lift, Made};
 use crate::coreml::schema::program::DataType;
@@ -339,13 +339,18 @@ impl Lift<'_> {
         let x = args.one("x")?;
         let rank = x.ty.shape.len();
         let (begin, end) = (args.ints("begin")?, args.ints("end")?);
-        let plain = super::cache::plain_slice(args, rank)?;
+        let plain = super::cache::plain_slice(args, &x.ty.shape)?;
         let squeeze = args.truths("squeeze_mask", rank)?;
         let inside = |list: &[i32]| list.iter().map(|&n| u32::try_from(n).ok()).collect::<Option<Vec<u32>>>();
-        let (Some(begin), Some(end)) = (inside(&begin), inside(&end)) else {
+        let (Some(begin), Some(mut end)) = (inside(&begin), inside(&end)) else {
             return Err(args.place.unsupported("a slice that counts from the end"));
         };
-        let fits = |i: usize| begin[i] < end[i] && end[i] <= x.ty.shape[i];
+        // What the end of an axis of unknown size is said to be does not count.
+        end.iter_mut().zip(&x.ty.shape).filter(|(_, n)| **n == UNKNOWN).for_each(|(end, _)| *end = UNKNOWN);
+        let fits = |i: usize| match x.ty.shape[i] {
+            UNKNOWN => begin[i] == 0,
+            size => begin[i] < end[i] && end[i] <= size,
+        };
         if !plain || begin.len() != rank || end.len() != rank || !(0..rank).all(fits) {
             return Err(args.place.damaged("it is no slice of its operand"));
         }

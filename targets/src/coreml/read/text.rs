@@ -1,15 +1,20 @@
-//! A package as text: what it is given and gives, then one operation a line, for people.
+//! A package as text: for each function what it is given and gives, and one operation a line, for people.
+//!
+//! The size of an axis that differs from step to step is `?`.
 //!
 //! Small constants stand where they are used; those of the weight file have a line of their own with their offset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
 use std::path::Path;
 
 use super::constant::{Constant, Type};
 use super::error::{Place, Result};
+use super::feature::{Described, Feature};
+use super::functions::Functions;
 use super::interface::Step;
 use super::package::Files;
+use crate::coreml::Shapes;
 use crate::coreml::schema::program::{Argument, Bound, Operation, Value};
 
 /// The text of the package in `folder`.
@@ -18,22 +23,51 @@ use crate::coreml::schema::program::{Argument, Bound, Operation, Value};
 /// When it is none, or has inputs or constants that no step graph has.
 pub fn text(folder: &Path) -> Result<String> {
     let files = Files::open(folder)?;
-    let step = Step::read(&files.model)?;
-    let mut out = format!("specification version {}\n\n", step.version);
-    let mut given: Vec<_> = step.given.iter().collect();
-    given.sort_unstable_by_key(|(name, _)| name.as_str());
-    for (name, ty) in given {
-        line(&mut out, format_args!("given {name}: {}", typed(ty)));
-    }
-    let mut constants = BTreeMap::new();
-    for (i, operation) in step.operations.iter().enumerate() {
-        let place = Place::Operation(i, operation.r#type.clone(), String::new());
-        describe(&place, operation, &mut constants, &mut out)?;
-    }
-    for (name, ty) in &step.outputs {
-        line(&mut out, format_args!("gives {name}: {}", typed(ty)));
+    let functions = Functions::read(&files.model)?;
+    let mut out = format!("specification version {}\n", files.model.specification_version);
+    for (name, step) in &functions.list {
+        let default = if *name == functions.default { ", the default" } else { "" };
+        match functions.shapes {
+            Shapes::Functions => line(&mut out, format_args!("\nfunction {name}{default}\n")),
+            _ => line(&mut out, format_args!("")),
+        }
+        function(step, &mut out).map_err(|e| functions.within(e, name))?;
     }
     Ok(out)
+}
+
+fn function(step: &Step<'_>, out: &mut String) -> Result<()> {
+    let mut given: Vec<_> = step.described.iter().collect();
+    given.sort_unstable_by_key(|(name, _)| name.as_str());
+    for (name, feature) in given {
+        line(out, format_args!("given {name}: {}", described(feature)));
+    }
+    let (mut constants, mut types) = (BTreeMap::new(), HashMap::new());
+    for (i, operation) in step.operations.iter().enumerate() {
+        let place = Place::Operation(i, operation.r#type.clone(), String::new());
+        describe(&place, operation, &mut constants, out)?;
+        for result in &operation.outputs {
+            types.insert(&result.name, Type::read(&place, result.r#type.as_ref())?);
+        }
+    }
+    for (name, ty) in &step.outputs {
+        line(out, format_args!("gives {name}: {:?}", types.get(name).unwrap_or(ty)));
+    }
+    Ok(())
+}
+
+/// Element type and shape; a size that differs as `1..8`, or as the list `8|4|1`.
+fn described(feature: &Feature) -> String {
+    let size = |i: usize, size: u32| match &feature.shapes {
+        Described::Range(ends) if ends[i][0] != ends[i][1] => format!("{}..{}", ends[i][0], ends[i][1]),
+        Described::List(list) if list.iter().any(|shape| shape[i] != size) => {
+            let sizes: Vec<String> = list.iter().map(|shape| shape[i].to_string()).collect();
+            sizes.join("|")
+        }
+        _ => size.to_string(),
+    };
+    let sizes: Vec<String> = feature.ty.shape.iter().enumerate().map(|(i, &n)| size(i, n)).collect();
+    format!("{}[{}]", feature.ty.dtype.name(), sizes.join(", "))
 }
 
 /// One operation; a small constant is only kept in mind.
@@ -49,7 +83,7 @@ fn describe(
         let (ty, constant) = Constant::read(place, value)?;
         match constant {
             Constant::Blob(_, offset) => {
-                line(out, format_args!("{} = at {offset}: {}", result.name, typed(&ty)));
+                line(out, format_args!("{} = at {offset}: {ty:?}", result.name));
             }
             small => drop(constants.insert(result.name.clone(), brief(&small))),
         }
@@ -64,7 +98,7 @@ fn describe(
     }
     let call = format!("{}({})", operation.r#type, parameters.join(", "));
     match (result, ty) {
-        (Some(result), Some(ty)) => line(out, format_args!("{} = {call}: {}", result.name, typed(&ty))),
+        (Some(result), Some(ty)) => line(out, format_args!("{} = {call}: {ty:?}", result.name)),
         _ => line(out, format_args!("{call}")),
     }
     Ok(())
@@ -86,7 +120,7 @@ fn bound(place: &Place, argument: &Argument, constants: &BTreeMap<String, String
 fn part(place: &Place, value: &Value) -> Result<String> {
     let (ty, constant) = Constant::read(place, value)?;
     Ok(match constant {
-        Constant::Blob(..) => format!("{} {}", brief(&constant), typed(&ty)),
+        Constant::Blob(..) => format!("{} {ty:?}", brief(&constant)),
         small => brief(&small),
     })
 }
@@ -108,10 +142,6 @@ fn list<T: std::fmt::Debug>(items: &[T]) -> String {
         [one] => format!("{one:?}"),
         many => format!("{many:?}"),
     }
-}
-
-fn typed(ty: &Type) -> String {
-    format!("{}{:?}", ty.dtype.name(), ty.shape)
 }
 
 fn line(out: &mut String, line: std::fmt::Arguments<'_>) {

@@ -17,8 +17,10 @@ pub(crate) const MANIFEST_PATH: &str = "Manifest.json";
 /// The weight file as the program names it.
 pub(crate) const WEIGHT_FILE: &str = "@model_path/weights/weight.bin";
 
-/// The one function.
+/// The function, where there is one.
 pub(crate) const MAIN: &str = "main";
+/// Where there are several, one is called after its number of tokens: `step_4`.
+pub(crate) const STEP: &str = "step_";
 /// `i32[1, T]`: the tokens.
 pub(crate) const TOKENS: &str = "input_ids";
 /// `i32[1, T]`: their positions.
@@ -42,6 +44,8 @@ pub(crate) const LOGITS: &str = "logits";
 /// `fp16[L, 1, KV, T, D]`: the new keys, then the values.
 pub(crate) const NEW_ROWS: [&str; 2] = ["k_new", "v_new"];
 
+/// Most enumerated shapes of an input, and functions here.
+pub(crate) const MAX_LENGTHS: usize = 128;
 /// Most axes of a value.
 pub(crate) const MAX_RANK: usize = 5;
 

@@ -101,13 +101,54 @@ pub(crate) struct StateFeatureType {
     pub(crate) array_type: Option<ArrayFeatureType>,
 }
 
-/// `ArrayFeatureType`, of one shape; flexible shapes are fields that this schema does not know.
+/// `ArrayFeatureType`. Where shapes differ from step to step, `shape` is the default of an input, and an output has none.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ArrayFeatureType {
     #[prost(int64, repeated, tag = "1")]
     pub(crate) shape: Vec<i64>,
     #[prost(enumeration = "ArrayDataType", tag = "2")]
     pub(crate) data_type: i32,
+    #[prost(oneof = "ShapeFlexibility", tags = "21, 31")]
+    pub(crate) flexibility: Option<ShapeFlexibility>,
+}
+
+/// `ArrayFeatureType.ShapeFlexibility`.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub(crate) enum ShapeFlexibility {
+    #[prost(message, tag = "21")]
+    Enumerated(EnumeratedShapes),
+    #[prost(message, tag = "31")]
+    Range(ShapeRange),
+}
+
+/// `ArrayFeatureType.EnumeratedShapes`, the default among them.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct EnumeratedShapes {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) shapes: Vec<Shape>,
+}
+
+/// `ArrayFeatureType.Shape`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Shape {
+    #[prost(int64, repeated, tag = "1")]
+    pub(crate) shape: Vec<i64>,
+}
+
+/// `ArrayFeatureType.ShapeRange`: one range an axis.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct ShapeRange {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) size_ranges: Vec<SizeRange>,
+}
+
+/// `SizeRange`, both ends included.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct SizeRange {
+    #[prost(uint64, tag = "1")]
+    pub(crate) lower_bound: u64,
+    #[prost(int64, tag = "2")]
+    pub(crate) upper_bound: i64,
 }
 
 /// `ArrayFeatureType.ArrayDataType`.

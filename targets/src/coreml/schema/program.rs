@@ -1,6 +1,6 @@
 //! `MIL.proto`: the program.
 //!
-//! Only what a step graph needs: one function, no control flow. Maps are sorted, see `model`.
+//! Only what a step graph needs: no control flow. Maps are sorted, see `model`.
 
 use std::collections::BTreeMap;
 
@@ -122,11 +122,20 @@ pub(crate) struct TensorType {
     pub(crate) dimensions: Vec<Dimension>,
 }
 
-/// `Dimension` of known size; an unknown one is a field that this schema does not know.
+/// `Dimension`.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(crate) struct Dimension {
-    #[prost(message, optional, tag = "1")]
-    pub(crate) constant: Option<ConstantDimension>,
+    #[prost(oneof = "Extent", tags = "1, 2")]
+    pub(crate) extent: Option<Extent>,
+}
+
+/// `Dimension.dimension`.
+#[derive(Clone, Copy, PartialEq, prost::Oneof)]
+pub(crate) enum Extent {
+    #[prost(message, tag = "1")]
+    Constant(ConstantDimension),
+    #[prost(message, tag = "2")]
+    Unknown(UnknownDimension),
 }
 
 /// `Dimension.ConstantDimension`.
@@ -134,6 +143,13 @@ pub(crate) struct Dimension {
 pub(crate) struct ConstantDimension {
     #[prost(uint64, tag = "1")]
     pub(crate) size: u64,
+}
+
+/// `Dimension.UnknownDimension`.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(crate) struct UnknownDimension {
+    #[prost(bool, tag = "1")]
+    pub(crate) variadic: bool,
 }
 
 /// `Value`: a type with numbers, here or in the weight file.
