@@ -1,0 +1,103 @@
+//! Packages for `tests/judges/coreml`: all cases of a test are judged by one run of Python.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use diffulex_tests::engines;
+use serde_json::{Map, Value, json};
+
+/// A tensor as safetensors has it: element type, shape, bytes.
+pub(crate) type Tensor = (&'static str, Vec<usize>, Vec<u8>);
+
+/// The judge, and what it is to judge.
+pub(crate) struct Judge {
+    python: PathBuf,
+    folder: PathBuf,
+    cases: Vec<Value>,
+}
+
+impl Judge {
+    /// The judge, where it is installed. It may write into `folder`.
+    pub(crate) fn found(folder: &Path) -> Option<Judge> {
+        Some(Judge { python: engines::coremltools()?, folder: folder.into(), cases: Vec::new() })
+    }
+
+    /// The package must keep the rules and run on zeros.
+    pub(crate) fn check(&mut self, package: &Path) {
+        self.cases.push(json!({ "package": package }));
+    }
+
+    /// The package must also make these outputs of these inputs, to 1e-5 of the largest.
+    pub(crate) fn compare(
+        &mut self,
+        package: &Path,
+        given: &BTreeMap<String, Tensor>,
+        made: &BTreeMap<String, Tensor>,
+    ) {
+        let numbers = made.values().flat_map(|(_, _, bytes)| bytes.chunks_exact(4));
+        let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().unwrap()).abs();
+        let largest = numbers.map(number).fold(0.0, f32::max);
+        let file = |what: &str, tensors| {
+            let path = package.with_extension(what);
+            fs::write(&path, safetensors(tensors)).unwrap();
+            path
+        };
+        let (inputs, outputs) = (file("inputs", given), file("outputs", made));
+        let limit = 1e-5 * largest;
+        self.cases.push(json!({ "package": package, "inputs": inputs, "outputs": outputs, "max_error": limit }));
+    }
+
+    /// A copy of a package, broken in a way that `self_tests/mutations.py` knows by name.
+    pub(crate) fn damaged(&self, package: &Path, damage: &str) -> PathBuf {
+        let copy = self.folder.join(format!("{damage}.mlpackage"));
+        self.run("self_tests/mutations.py", &[Path::new(damage), package, &copy]);
+        copy
+    }
+
+    /// What the judge says of each case.
+    pub(crate) fn reports(self) -> Vec<Value> {
+        let file = self.folder.join("cases.jsonl");
+        fs::write(&file, self.cases.iter().map(|case| format!("{case}\n")).collect::<String>()).unwrap();
+        let done = self.command("check.py").arg("--cases").arg(&file).output().unwrap();
+        let reports: Vec<Value> =
+            String::from_utf8(done.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(reports.len(), self.cases.len(), "{}", String::from_utf8_lossy(&done.stderr));
+        reports
+    }
+
+    /// Every case must be well.
+    #[track_caller]
+    pub(crate) fn agrees(self) {
+        let reports = self.reports();
+        let bad: Vec<String> =
+            reports.iter().filter(|report| report["verdict"] != "ok").map(ToString::to_string).collect();
+        assert!(bad.is_empty() && !reports.is_empty(), "{}", bad.join("\n"));
+    }
+
+    /// Runs another program of the judge, which must succeed.
+    #[track_caller]
+    pub(crate) fn run(&self, program: &str, arguments: &[&Path]) {
+        let done = self.command(program).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{program}: {said}");
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg("-B").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("judges/coreml").join(program));
+        command
+    }
+}
+
+fn safetensors(tensors: &BTreeMap<String, Tensor>) -> Vec<u8> {
+    let (mut header, mut data) = (Map::new(), Vec::new());
+    for (name, (dtype, shape, bytes)) in tensors {
+        let offsets = [data.len(), data.len() + bytes.len()];
+        header.insert(name.clone(), json!({ "dtype": dtype, "shape": shape, "data_offsets": offsets }));
+        data.extend_from_slice(bytes);
+    }
+    let header = serde_json::to_vec(&header).unwrap();
+    [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
+}
