@@ -12,6 +12,8 @@ mod lint;
 mod options;
 mod read;
 mod schema;
+#[cfg(test)]
+mod small;
 
 pub use emit::{EmitError, Metadata, Package};
 pub use legal::legalize;

@@ -51,6 +51,9 @@ impl<'a> Step<'a> {
         let program = model.ml_program.as_ref().ok_or_else(|| missing("program"))?;
         let place = Place::Program;
         place.same("version", program.version, 1)?;
+        if let Some(key) = program.attributes.keys().find(|key| *key != "buildInfo") {
+            return Err(place.unsupported(format!("its attribute {key:?}")));
+        }
         let function = program.functions.get(MAIN).filter(|_| program.functions.len() == 1);
         let function = function.ok_or_else(|| place.unsupported("functions other than `main`"))?;
         place.same("opset", function.opset.as_str(), opset)?;

@@ -205,6 +205,10 @@ impl Lift<'_> {
             let records = Records::walk(&at, &map)?;
             self.weights = Some((file.into(), map, records));
         }
+        let narrow = matches!(ty.dtype, DataType::Int4 | DataType::Uint4 | DataType::Int32);
+        if narrow && self.step.version < 9 {
+            return Err(place.damaged(format!("{} in the weight file came with version 9", ty.dtype.name())));
+        }
         match &self.weights {
             Some((name, _, records)) if name == file => records.find(offset, ty.dtype, ty.count()),
             _ => Err(place.unsupported("several weight files")),

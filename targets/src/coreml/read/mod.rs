@@ -21,6 +21,8 @@ mod blobs;
 mod cache;
 mod constant;
 mod error;
+#[cfg(test)]
+mod hostile;
 mod interface;
 mod lift;
 mod ops;
@@ -85,6 +87,7 @@ struct Weights {
 /// Names the part of the package that is wrong, and what is wrong with it.
 pub fn read(folder: &Path) -> std::result::Result<Artifact, ReadError> {
     let files = package::Files::open(folder)?;
+    files.only_known_fields()?;
     let step = interface::Step::read(&files.model)?;
     let facts = Facts::read(&files.model)?;
     let lift::Lifted { module, tensors, map } = lift::lift(&facts, &step, &files)?;

@@ -18,6 +18,7 @@ use crate::coreml::schema::program::{Argument, Bound, Operation, Value};
 /// When it is none, or has inputs or constants that no step graph has.
 pub fn text(folder: &Path) -> Result<String> {
     let files = Files::open(folder)?;
+    files.only_known_fields()?;
     let step = Step::read(&files.model)?;
     let mut out = format!("specification version {}\n\n", step.version);
     let mut given: Vec<_> = step.given.iter().collect();
