@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
 use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, WeightSource, interpret, print};
 use diffulex_targets::coreml::{
-    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, Severity, legalize, lint, read, text,
+    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, legalize, read, text,
 };
 use diffulex_targets::raise::raise;
 use half::f16;
@@ -178,36 +178,29 @@ fn a_package_asks_for_the_lowest_version_that_suffices() {
     }
 }
 
+/// Which lints there are, and when, stands in the tests of the lints; here is what recipes can do about them.
 #[test]
-fn lints_name_what_devices_do_badly() {
+fn lints_follow_the_options() {
     let lints = |model: Model, options: Options| {
         let legal = legalize(&module(model), &options).unwrap();
-        let name = |lint: diffulex_targets::coreml::Lint| (lint.name, lint.severity, lint.place);
-        lint(&legal, &options).unwrap().into_iter().map(name).collect::<Vec<_>>()
+        let package = Package::new(&legal, &Metadata::default(), &options).unwrap();
+        package.lints().into_iter().map(|lint| lint.name).collect::<Vec<_>>()
     };
-    let (note, warning) = (Severity::Note, Severity::Warning);
     let plain = Options::default();
     let half = Model { encoding: Encoding::F16, ..WIDE };
-    let eps = ("rounded-eps", note, "layers.0 %attn.in".to_string());
-    assert_eq!(lints(half, plain), std::slice::from_ref(&eps));
+    let newer = Options { attention: Attention::Fused, ..plain };
+    assert_eq!(lints(half, plain), ["coreml::rounded-epsilon"]);
+    assert_eq!(lints(half, newer), ["coreml::fused-attention"]);
     // 1/sqrt(8) is not exact, 1/sqrt(16) is.
-    let scale = ("rounded-constant", note, "@scale".to_string());
-    assert_eq!(lints(Model { dim: 8, heads: 16, ..half }, plain), [eps.clone(), scale]);
-    assert_eq!(lints(half, Options { norm: Norm::Single, ..plain }), [("single-norm", note, eps.2.clone())]);
-    let mixed = "layers.0 %mix.mixed".to_string();
-    let fused = Options { attention: Attention::Fused, ..plain };
-    assert_eq!(lints(half, fused), [("fused-attention", warning, mixed)]);
-    let grouped = [
-        ("grouped-scales", warning, "@embed_tokens".to_string()),
-        ("compressed-filter", note, "@layers.0.self_attn.qkv_proj".to_string()),
-    ];
-    assert_eq!(lints(Model { encoding: Encoding::Int4G32, ..WIDE }, plain), grouped);
-    let kept = Options { interface: Interface::State, ..plain };
-    let kept_lints = [("kept-cache", warning, "cache".to_string()), ("state-width", warning, "cache".to_string())];
-    assert_eq!(lints(half, kept), kept_lints);
+    let narrow = Model { dim: 8, heads: 16, ..half };
+    assert_eq!(lints(narrow, plain), ["coreml::rounded-epsilon", "coreml::rounded-scale"]);
     let huge = Model { vocab: 70_000, layers: 1, ..half };
-    assert_eq!(lints(huge, plain)[0], ("large-filter", note, "@lm_head".to_string()));
-    assert_eq!(lints(huge, Options { split_rows: Some(65_536), ..plain }), [eps]);
+    assert_eq!(lints(huge, plain), ["coreml::large-filter", "coreml::large-dimension", "coreml::rounded-epsilon"]);
+    let split = Options { split_rows: Some(65_536), ..plain };
+    assert_eq!(lints(huge, split), ["coreml::large-dimension", "coreml::rounded-epsilon"]);
+    let kept = Options { interface: Interface::State, ..plain };
+    let width = Model { dim: 32, heads: 4, t: 16, c: 32, ..half };
+    assert_eq!(lints(width, kept), ["coreml::run-time-offset", "coreml::rounded-scale"]);
 }
 
 // --- emit -------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 //! Core ML packages, `.mlpackage`: one ML Program whose function `main` is the step graph.
 //!
 //! * [`legalize`]: a module in terms of the operations of an ML Program;
-//! * [`lint()`]: what devices are known to do badly with it;
 //! * [`Package`]: a legal module to files;
+//! * [`lint()`]: what devices are known to do badly with a package, on disk or only planned;
 //! * [`read()`]: a package to a module; [`text()`]: a package to text;
 //! * `schema`: the messages in such files.
 
@@ -17,7 +17,7 @@ mod small;
 
 pub use emit::{EmitError, Metadata, Package};
 pub use legal::legalize;
-pub use lint::{Lint, Severity, lint};
+pub use lint::{LINTS, Lint, Rule, Severity, lint};
 pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options};
 pub use read::{Artifact, Fault, Place, ReadError, read, text};
 

@@ -27,7 +27,9 @@ use diffulex_compiler::ir::{Module, Stage, WeightError, WeightSource};
 use diffulex_compiler::quant::Cost;
 use prost::Message;
 
+use super::lint::{self, Lint};
 use super::schema::manifest::Manifest;
+use super::schema::model::Model;
 use super::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH};
 use super::{Options, legal};
 use blobs::Blobs;
@@ -103,6 +105,12 @@ impl<'a> Package<'a> {
     pub fn manifest(&self) -> String {
         // A struct of texts always has a JSON form.
         serde_json::to_string_pretty(&Manifest::new()).unwrap_or_default() + "\n"
+    }
+
+    /// What devices are known to do badly with it.
+    pub fn lints(&self) -> Vec<Lint> {
+        // A message that was encoded decodes.
+        lint::check(&Model::decode(self.model()).unwrap_or_default(), &[self.blobs.bytes()])
     }
 
     /// The model file.

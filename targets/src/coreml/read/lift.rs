@@ -120,8 +120,7 @@ pub(super) fn lift(facts: &Facts, step: &Step<'_>, files: &Files) -> Result<Lift
     lift.inputs();
     for (i, operation) in step.operations.iter().enumerate() {
         let result = operation.outputs.first().map_or("nothing", |result| result.name.as_str());
-        let short = |text: &str| text.chars().take(64).collect::<String>();
-        lift.operation(&Place::Operation(i, short(&operation.r#type), short(result)), operation)?;
+        lift.operation(&Place::operation(i, &operation.r#type, result), operation)?;
     }
     let logits = lift.outputs()?;
     let module = lift.builder.finish([logits]);

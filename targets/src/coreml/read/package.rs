@@ -20,7 +20,7 @@ const MAX_MODEL: u64 = 16 << 20;
 const MAX_PATH: usize = 1024;
 
 /// What the files hold.
-pub(super) struct Files {
+pub(in crate::coreml) struct Files {
     /// The package, links followed.
     root: PathBuf,
     /// The folder of the model file, `@model_path`.
@@ -28,14 +28,14 @@ pub(super) struct Files {
     /// Files and folders that the manifest lists.
     items: Vec<PathBuf>,
     /// The model file.
-    pub(super) model: Model,
+    pub(in crate::coreml) model: Model,
     /// Whether the schema knows all of its fields.
     whole: bool,
 }
 
 impl Files {
     /// Reads manifest and model of the package at `root`.
-    pub(super) fn open(root: &Path) -> Result<Files> {
+    pub(in crate::coreml) fn open(root: &Path) -> Result<Files> {
         let place = Place::Manifest;
         let root = root.canonicalize().map_err(|e| Place::File(root.into()).fault(Fault::Unreadable(e.to_string())))?;
         let bytes = read(&root, &root.join(MANIFEST_PATH), MAX_MANIFEST)?;
@@ -78,7 +78,7 @@ impl Files {
     }
 
     /// A weight file, as the program names it, and its size.
-    pub(super) fn weight_file(&self, name: &str) -> Result<(PathBuf, u64)> {
+    pub(in crate::coreml) fn weight_file(&self, name: &str) -> Result<(PathBuf, u64)> {
         let wrong = || Place::Program.damaged(format!("weight file {name:?}"));
         let path = name.strip_prefix("@model_path/").and_then(|path| inside(&self.folder, path)).ok_or_else(wrong)?;
         let path = follow(&self.root, &path)?;

@@ -65,7 +65,7 @@ fn manifests_that_are_none() {
         let text = fs::read_to_string(root.join(MANIFEST_PATH)).unwrap();
         fs::write(root.join(MANIFEST_PATH), text.replacen('{', "{\"more\": 1,", 1)).unwrap();
     });
-    files("recursion limit", manifest(&format!("{{\"itemInfoEntries\": {}", "[".repeat(100_000))));
+    files("manifest: damaged: invalid type", manifest(&format!("{{\"itemInfoEntries\": {}", "[".repeat(100_000))));
     files("number of bytes is 1048577, beyond 1048576", manifest(&" ".repeat((1 << 20) + 1)));
 }
 
