@@ -9,11 +9,10 @@ mod judge;
 
 mod decoder;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
-use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, WeightSource, interpret, print};
+use diffulex_compiler::ir::interpret::{Array, Inputs};
+use diffulex_compiler::ir::{Encoding, Module, WeightSource, interpret, print};
 use diffulex_targets::coreml::{
     Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, legalize, read, text,
 };
@@ -21,7 +20,7 @@ use diffulex_targets::raise::raise;
 use half::f16;
 
 use decoder::{Model, Numbers, Random, SDAR, assert_same, inputs, models, module};
-use judge::{Judge, Tensor};
+use judge::{Judge, Tensors, given_tensors, halves, integers, made_tensors, singles};
 
 macro_rules! assert_snapshot {
     ($name:expr, $value:expr) => {
@@ -466,53 +465,4 @@ fn three_steps(encoding: Encoding, package: &Path) -> (Tensors, Tensors) {
         }
     }
     (given, made)
-}
-
-/// Tensors by name: `call0.input_ids`.
-type Tensors = BTreeMap<String, Tensor>;
-
-fn halves(array: &Array, wide: bool) -> Tensor {
-    if wide {
-        return singles(array);
-    }
-    let bytes = array.data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
-    ("F16", array.shape.clone(), bytes)
-}
-
-fn singles(array: &Array) -> Tensor {
-    ("F32", array.shape.clone(), array.data.iter().flat_map(|x| x.to_le_bytes()).collect())
-}
-
-fn integers(array: &Array) -> Tensor {
-    ("I32", array.shape.clone(), array.data.iter().flat_map(|&x| (x as i32).to_le_bytes()).collect())
-}
-
-/// The arrays of all layers, one after another.
-fn stacked(model: Model, of: impl Fn(CacheId) -> Array, kind: CacheKind) -> Array {
-    let layers: Vec<Array> = (0..model.layers).map(|layer| of(CacheId { layer, kind })).collect();
-    let mut shape = layers[0].shape.clone();
-    shape.insert(0, layers.len());
-    Array { shape, data: layers.into_iter().flat_map(|a| a.data).collect() }
-}
-
-fn given_tensors(model: Model, given: &Inputs, wide: bool) -> Tensors {
-    let cache = |kind| stacked(model, |id| given.caches[&id].clone(), kind);
-    let tensors = [
-        ("input_ids", integers(&given.values["tokens"])),
-        ("position_ids", integers(&given.values["positions"])),
-        ("attn_mask", halves(&given.values["mask"], wide)),
-        ("k_cache", halves(&cache(CacheKind::K), wide)),
-        ("v_cache", halves(&cache(CacheKind::V), wide)),
-    ];
-    tensors.map(|(name, tensor)| (format!("call0.{name}"), tensor)).into()
-}
-
-fn made_tensors(model: Model, made: &Outputs) -> Tensors {
-    let rows = |kind| stacked(model, |id| made.new_rows[&id].clone(), kind);
-    let tensors = [
-        ("logits", singles(&made.values[0])),
-        ("k_new", singles(&rows(CacheKind::K))),
-        ("v_new", singles(&rows(CacheKind::V))),
-    ];
-    tensors.map(|(name, tensor)| (format!("call0.{name}"), tensor)).into()
 }

@@ -5,11 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
+use diffulex_compiler::ir::{CacheId, CacheKind};
 use diffulex_tests::engines;
+use half::f16;
 use serde_json::{Map, Value, json};
+
+use crate::decoder::Model;
 
 /// A tensor as safetensors has it: element type, shape, bytes.
 pub(crate) type Tensor = (&'static str, Vec<usize>, Vec<u8>);
+
+/// Tensors by name: `call0.input_ids`.
+pub(crate) type Tensors = BTreeMap<String, Tensor>;
 
 /// The judge, and what it is to judge.
 pub(crate) struct Judge {
@@ -30,12 +38,7 @@ impl Judge {
     }
 
     /// The package must also make these outputs of these inputs, to 1e-5 of the largest.
-    pub(crate) fn compare(
-        &mut self,
-        package: &Path,
-        given: &BTreeMap<String, Tensor>,
-        made: &BTreeMap<String, Tensor>,
-    ) {
+    pub(crate) fn compare(&mut self, package: &Path, given: &Tensors, made: &Tensors) {
         let numbers = made.values().flat_map(|(_, _, bytes)| bytes.chunks_exact(4));
         let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().unwrap()).abs();
         let largest = numbers.map(number).fold(0.0, f32::max);
@@ -91,7 +94,58 @@ impl Judge {
     }
 }
 
-fn safetensors(tensors: &BTreeMap<String, Tensor>) -> Vec<u8> {
+/// The numbers of an array in half precision, or in single precision where inputs are `wide`.
+pub(crate) fn halves(array: &Array, wide: bool) -> Tensor {
+    if wide {
+        return singles(array);
+    }
+    let bytes = array.data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+    ("F16", array.shape.clone(), bytes)
+}
+
+/// The numbers of an array.
+pub(crate) fn singles(array: &Array) -> Tensor {
+    ("F32", array.shape.clone(), array.data.iter().flat_map(|x| x.to_le_bytes()).collect())
+}
+
+/// Whole numbers.
+pub(crate) fn integers(array: &Array) -> Tensor {
+    ("I32", array.shape.clone(), array.data.iter().flat_map(|&x| (x as i32).to_le_bytes()).collect())
+}
+
+/// The arrays of all layers, one after another.
+fn stacked(model: Model, of: impl Fn(CacheId) -> Array, kind: CacheKind) -> Array {
+    let layers: Vec<Array> = (0..model.layers).map(|layer| of(CacheId { layer, kind })).collect();
+    let mut shape = layers[0].shape.clone();
+    shape.insert(0, layers.len());
+    Array { shape, data: layers.into_iter().flat_map(|a| a.data).collect() }
+}
+
+/// The inputs of a step, in one call.
+pub(crate) fn given_tensors(model: Model, given: &Inputs, wide: bool) -> Tensors {
+    let cache = |kind| stacked(model, |id| given.caches[&id].clone(), kind);
+    let tensors = [
+        ("input_ids", integers(&given.values["tokens"])),
+        ("position_ids", integers(&given.values["positions"])),
+        ("attn_mask", halves(&given.values["mask"], wide)),
+        ("k_cache", halves(&cache(CacheKind::K), wide)),
+        ("v_cache", halves(&cache(CacheKind::V), wide)),
+    ];
+    tensors.map(|(name, tensor)| (format!("call0.{name}"), tensor)).into()
+}
+
+/// Its outputs.
+pub(crate) fn made_tensors(model: Model, made: &Outputs) -> Tensors {
+    let rows = |kind| stacked(model, |id| made.new_rows[&id].clone(), kind);
+    let tensors = [
+        ("logits", singles(&made.values[0])),
+        ("k_new", singles(&rows(CacheKind::K))),
+        ("v_new", singles(&rows(CacheKind::V))),
+    ];
+    tensors.map(|(name, tensor)| (format!("call0.{name}"), tensor)).into()
+}
+
+fn safetensors(tensors: &Tensors) -> Vec<u8> {
     let (mut header, mut data) = (Map::new(), Vec::new());
     for (name, (dtype, shape, bytes)) in tensors {
         let offsets = [data.len(), data.len() + bytes.len()];

@@ -65,7 +65,7 @@ impl<'a> Facts<'a> {
 
     /// The value that a parameter is bound to by name.
     pub(super) fn name(&self, operation: &'a Operation, key: &str) -> Option<&'a str> {
-        operation.inputs.get(key).and_then(|argument| argument.arguments.first()).and_then(|binding| named(binding))
+        operation.inputs.get(key).and_then(|argument| argument.arguments.first()).and_then(named)
     }
 
     /// The operation that makes what a parameter is bound to.

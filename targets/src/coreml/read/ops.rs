@@ -397,9 +397,7 @@ impl Lift<'_> {
         };
         let encoding = match (data.0.dtype, groups) {
             (DataType::Int8, 1) => Some(Encoding::Int8Row),
-            (DataType::Int4 | DataType::Uint4, 1) if !Encoding::ALL.iter().any(|e| grouped(&e)) => {
-                Some(Encoding::Int4Row)
-            }
+            (DataType::Int4 | DataType::Uint4, 1) => Some(Encoding::Int4Row),
             (DataType::Int4 | DataType::Uint4, _) => Encoding::ALL.iter().find(grouped).copied(),
             _ => None,
         };

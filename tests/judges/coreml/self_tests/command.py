@@ -47,6 +47,6 @@ def test_commands(folder):
 
 def check(*options):
     """The exit status and all verdicts."""
-    command = [sys.executable, Path(__file__).parent.parent / "check.py", *options]
+    command = [sys.executable, "-B", Path(__file__).parent.parent / "check.py", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.returncode, *(json.loads(line)["verdict"] for line in done.stdout.splitlines())

@@ -1,8 +1,10 @@
 //! Wrong names, types, parameters and constants.
 
 use super::*;
-use crate::coreml::schema::program::{Argument, Bound, Numbers, RepeatedBytes, RepeatedFloats};
-use crate::coreml::small::{int, numbers_of};
+use crate::coreml::schema::program::{
+    Argument, Bound, ConstantDimension, Dimension, Numbers, Operation, RepeatedBytes, RepeatedFloats,
+};
+use crate::coreml::small::{int, numbers_of, single};
 
 #[test]
 fn names() {
@@ -67,11 +69,9 @@ fn types() {
     refused(Base::Half, "several results", |p| p.operation("linear", 0).outputs.clear());
     // Operands of two types.
     refused(Base::Half, "element type of y is", |p| {
-        let value = crate::coreml::small::single(1.0);
+        let value = single(1.0);
         p.constant("fp16_bf800000").clone_from(&value);
-        let named = |o: &&mut crate::coreml::schema::program::Operation| {
-            o.outputs.first().is_some_and(|result| result.name == "fp16_bf800000")
-        };
+        let named = |o: &&mut Operation| o.outputs.first().is_some_and(|result| result.name == "fp16_bf800000");
         p.block().operations.iter_mut().find(named).unwrap().result().data_type = 11;
     });
 }
@@ -156,10 +156,10 @@ fn constants() {
     });
     refused(Base::Half, "number of elements is 1000000, beyond 1024", |p| {
         let value = p.constant("fp16_bf800000");
-        let one = crate::coreml::schema::program::ConstantDimension { size: 1_000_000 };
+        let one = ConstantDimension { size: 1_000_000 };
         let ty = tensor_of(&mut value.r#type);
         ty.rank = 1;
-        ty.dimensions = vec![crate::coreml::schema::program::Dimension { constant: Some(one) }];
+        ty.dimensions = vec![Dimension { constant: Some(one) }];
     });
     refused(Base::Half, "a constant with a text beside it", |p| p.constant("fp16_bf800000").doc_string = "x".into());
     refused(Base::Half, "has no value of a known kind", |p| p.constant("fp16_bf800000").content = None);
@@ -185,7 +185,7 @@ fn constants() {
 #[test]
 fn too_many_operations() {
     refused(Base::Half, "number of operations is 262145, beyond 262144", |p| {
-        let empty = crate::coreml::schema::program::Operation::default();
+        let empty = Operation::default();
         p.block().operations.resize((1 << 18) + 1, empty);
     });
 }

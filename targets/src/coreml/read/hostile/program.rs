@@ -1,12 +1,14 @@
 //! Wrong versions, features that are not those of the program, wrong functions.
 
 use super::*;
-use crate::coreml::schema::model::{FeatureDescription, FeatureKind, FunctionDescription};
+use crate::coreml::schema::model::{
+    ArrayFeatureType, FeatureDescription, FeatureKind, FunctionDescription, ModelDescription,
+};
 use crate::coreml::schema::program::{Block, ConstantDimension, Dimension, Function, Operation, Value};
 use crate::coreml::small::text;
 
 /// The described array of a feature.
-fn array(feature: &mut FeatureDescription) -> &mut crate::coreml::schema::model::ArrayFeatureType {
+fn array(feature: &mut FeatureDescription) -> &mut ArrayFeatureType {
     match feature.r#type.as_mut().unwrap().kind.as_mut().unwrap() {
         FeatureKind::MultiArray(array) => array,
         FeatureKind::State(state) => state.array_type.as_mut().unwrap(),
@@ -22,7 +24,7 @@ fn at_version(p: &mut Parts, version: i32, opset: &str) {
     function.block_specializations.insert(opset.into(), block);
 }
 
-fn description(p: &mut Parts) -> &mut crate::coreml::schema::model::ModelDescription {
+fn description(p: &mut Parts) -> &mut ModelDescription {
     p.model.description.as_mut().unwrap()
 }
 

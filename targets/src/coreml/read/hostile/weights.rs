@@ -1,7 +1,8 @@
 //! Wrong records, wrong places of records.
 
 use super::*;
-use crate::coreml::schema::program::{BlobFileValue, Content, DataType, Value};
+use crate::coreml::schema::program::{Argument, Binding, BlobFileValue, Bound, Content, DataType, Value};
+use crate::coreml::small::int;
 
 /// Puts a number of four bytes into the weight file, `at` bytes behind the first constant's record.
 fn put(p: &mut Parts, at: usize, number: u32) {
@@ -144,9 +145,7 @@ fn compressed_weights() {
     refused(Base::Int8, "what its parameter \"scale\" is bound to", |p| {
         let operation = p.operation("constexpr_affine_dequantize", 0);
         let scale = operation.attributes.remove("scale").unwrap();
-        let bound = crate::coreml::schema::program::Bound::Value(scale);
-        let binding = crate::coreml::schema::program::Binding { bound: Some(bound) };
-        let argument = crate::coreml::schema::program::Argument { arguments: vec![binding] };
+        let argument = Argument { arguments: vec![Binding { bound: Some(Bound::Value(scale)) }] };
         operation.inputs.insert("scale".into(), argument);
     });
     let affine = |p: &mut Parts, key: &str, change: fn(&mut Value)| {
@@ -156,7 +155,7 @@ fn compressed_weights() {
         affine(p, "zero_point", |value| tensor_of(&mut value.r#type).data_type = 31);
     });
     refused(Base::Int8, "scales along another axis", |p| {
-        affine(p, "axis", |value| *value = crate::coreml::small::int(1));
+        affine(p, "axis", |value| *value = int(1));
     });
     refused(Base::Int8, "type of the scales is", |p| {
         affine(p, "scale", |value| tensor_of(&mut value.r#type).dimensions[0].constant.as_mut().unwrap().size = 4);
