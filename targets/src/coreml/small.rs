@@ -79,11 +79,12 @@ pub(super) struct Parts {
 impl Parts {
     /// Those of the step.
     pub(super) fn new(encoding: Encoding, options: &Options) -> Parts {
-        let legal = legal(encoding, options);
+        let (legal, folder) = (legal(encoding, options), tempfile::tempdir().unwrap());
         let package = Package::new(&legal, &Metadata::default(), options).unwrap();
-        let mut weights = Vec::new();
-        package.write_weights(&Ones(1f32.to_le_bytes().repeat(4096)), &mut weights, &mut |_, _| {}).unwrap();
-        Parts { manifest: Manifest::new(), model: Model::decode(package.model()).unwrap(), weights }
+        package.write(&Ones(1f32.to_le_bytes().repeat(4096)), folder.path(), &mut |_, _| {}).unwrap();
+        let file = |name: &str| fs::read(folder.path().join(name)).unwrap();
+        let model = Model::decode(&file(MODEL_PATH)[..]).unwrap();
+        Parts { manifest: serde_json::from_slice(&file(MANIFEST_PATH)).unwrap(), model, weights: file(WEIGHT_PATH) }
     }
 
     /// Writes the package.

@@ -92,6 +92,12 @@ impl<'a> Package<'a> {
         self.version
     }
 
+    /// What devices are known to do badly with it.
+    pub fn lints(&self) -> Vec<Lint> {
+        // A message that was encoded decodes.
+        lint::check(&Model::decode(&self.model[..]).unwrap_or_default(), &[self.blobs.bytes()])
+    }
+
     /// The files with their sizes.
     pub fn files(&self) -> [(&'static str, u64); 3] {
         [
@@ -105,12 +111,6 @@ impl<'a> Package<'a> {
     pub fn manifest(&self) -> String {
         // A struct of texts always has a JSON form.
         serde_json::to_string_pretty(&Manifest::new()).unwrap_or_default() + "\n"
-    }
-
-    /// What devices are known to do badly with it.
-    pub fn lints(&self) -> Vec<Lint> {
-        // A message that was encoded decodes.
-        lint::check(&Model::decode(self.model()).unwrap_or_default(), &[self.blobs.bytes()])
     }
 
     /// The model file.
