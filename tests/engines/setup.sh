@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Fetches the outside engines and builds what our adapters load, into target/engines/ (or $CARGO_TARGET_DIR/engines/).
 #
-#   tests/engines/setup.sh [executorch]
+#   tests/engines/setup.sh [executorch] [coremltools]
 #
-# Needs g++, python3 with pip, and about 150 MB of disk for a moment. Run it again at any time: it does only what is missing.
+# Needs g++, python3 with pip and venv, and about 300 MB of disk. Run it again at any time: it does only what is missing.
 set -euo pipefail
 
 readonly root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -58,10 +58,26 @@ executorch() {
     echo "executorch $version is ready: $shim"
 }
 
-[[ $# -gt 0 ]] || set -- executorch
+# A Python with coremltools, for the judge of packages in tests/judges/coreml.
+coremltools() {
+    local home=$engines/coremltools wanted=$root/tests/engines/coremltools.txt
+    [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail "coremltools has no libraries for $(uname -s) on $(uname -m)"
+    # Last of all the list of packages is copied: where it is the same, all of them are there.
+    if ! cmp --quiet "$wanted" "$home/installed.txt" || ! "$home/bin/python" -c "import coremltools" 2>/dev/null; then
+        python3 -c "import ensurepip, venv" 2>/dev/null || fail "coremltools needs venv (Debian: apt install python3-venv)"
+        rm -rf "$home"
+        python3 -m venv "$home"
+        "$home/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps \
+            --require-hashes --requirement "$wanted" || fail "coremltools needs Python 3.11 to 3.13, and PyPI"
+        cp "$wanted" "$home/installed.txt"
+    fi
+    echo "coremltools is ready: $home/bin/python"
+}
+
+[[ $# -gt 0 ]] || set -- executorch coremltools
 for engine in "$@"; do
     case $engine in
-        executorch) "$engine" ;;
-        *) fail "unknown engine \`$engine\`; there is: executorch" ;;
+        executorch | coremltools) "$engine" ;;
+        *) fail "unknown engine \`$engine\`; there are: executorch, coremltools" ;;
     esac
 done

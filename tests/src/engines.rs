@@ -69,17 +69,23 @@ pub fn executorch(pte: &Path) -> Option<Box<dyn Engine>> {
 
 /// The library of the ExecuTorch engine, where `tests/engines/setup.sh` left it.
 pub fn library() -> Option<PathBuf> {
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    let library = executorch::library_path(&target.join("engines"));
-    if library.exists() {
-        return Some(library);
+    installed("ExecuTorch", executorch::library_path(&target().join("engines")))
+}
+
+/// A Python with coremltools, where `tests/engines/setup.sh` left it: it runs `tests/judges/coreml`.
+pub fn coremltools() -> Option<PathBuf> {
+    installed("coremltools", target().join("engines/coremltools/bin/python"))
+}
+
+/// A file of an outside engine, if it is there.
+fn installed(engine: &str, file: PathBuf) -> Option<PathBuf> {
+    if file.exists() {
+        return Some(file);
     }
-    assert!(std::env::var_os("DIFFULEX_REQUIRE_ENGINES").is_none(), "{} is missing", library.display());
+    assert!(std::env::var_os("DIFFULEX_REQUIRE_ENGINES").is_none(), "{} is missing", file.display());
     let test = std::thread::current().name().unwrap_or("a test").to_string();
     // Written to the stream itself: the test runner captures only what the print macros write.
-    let told =
-        writeln!(std::io::stderr(), "SKIPPED in {test}: ExecuTorch is not installed; run tests/engines/setup.sh");
+    let told = writeln!(std::io::stderr(), "SKIPPED in {test}: {engine} is not installed; run tests/engines/setup.sh");
     told.unwrap();
     None
 }

@@ -1,29 +1,29 @@
 //! The Core ML target: a module, legal for it, as a package, and back.
 //!
-//! The judge of a rewriting is the interpreter. The judge of a package is a program of others, named by
-//! `DIFFULEX_COREML_JUDGE` and run by the Python that `DIFFULEX_COREML_PYTHON` names: it is given a package, inputs and
-//! outputs as safetensors (`call0.input_ids` …), executes the package by the format's own rules, and fails where an output
-//! differs by more than `--max-error`.
+//! The judge of a rewriting is the interpreter. The judge of a package is `tests/judges/coreml`, which shares no code with
+//! the product: it executes a package by the format's own rules, and has coremltools load it.
 #![allow(clippy::unwrap_used, reason = "a test may")]
+
+#[path = "coreml/judge.rs"]
+mod judge;
 
 mod decoder;
 mod parts;
 #[path = "coreml/shapes.rs"]
 mod shapes;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
-use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, WeightSource, interpret, print};
+use diffulex_compiler::ir::interpret::{Array, Inputs};
+use diffulex_compiler::ir::{Encoding, Module, WeightSource, interpret, print};
 use diffulex_targets::coreml::{
-    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, Severity, legalize, lint, read, text,
+    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, legalize, read, text,
 };
 use diffulex_targets::raise::raise;
 use half::f16;
 
 use decoder::{Model, Numbers, Random, SDAR, assert_same, inputs, models, module};
+use judge::{Judge, Tensors, given_tensors, halves, integers, made_tensors, singles};
 
 macro_rules! assert_snapshot {
     ($name:expr, $value:expr) => {
@@ -184,36 +184,29 @@ fn a_package_asks_for_the_lowest_version_that_suffices() {
     }
 }
 
+/// Which lints there are, and when, stands in the tests of the lints; here is what recipes can do about them.
 #[test]
-fn lints_name_what_devices_do_badly() {
-    let lints = |model: Model, options: Options| {
-        let legal = legalize(&module(model), &options).unwrap();
-        let name = |lint: diffulex_targets::coreml::Lint| (lint.name, lint.severity, lint.place);
-        lint(&legal, &options).unwrap().into_iter().map(name).collect::<Vec<_>>()
+fn lints_follow_the_options() {
+    let lints = |model: Model, options: &Options| {
+        let legal = legalize(&module(model), options).unwrap();
+        let package = Package::new(&legal, &Metadata::default(), options).unwrap();
+        package.lints().into_iter().map(|lint| lint.name).collect::<Vec<_>>()
     };
-    let (note, warning) = (Severity::Note, Severity::Warning);
     let plain = Options::default();
     let half = Model { encoding: Encoding::F16, ..WIDE };
-    let eps = ("rounded-eps", note, "layers.0 %attn.in".to_string());
-    assert_eq!(lints(half, plain.clone()), std::slice::from_ref(&eps));
+    let newer = Options { attention: Attention::Fused, ..plain.clone() };
+    assert_eq!(lints(half, &plain), ["coreml::rounded-epsilon"]);
+    assert_eq!(lints(half, &newer), ["coreml::fused-attention"]);
     // 1/sqrt(8) is not exact, 1/sqrt(16) is.
-    let scale = ("rounded-constant", note, "@scale".to_string());
-    assert_eq!(lints(Model { dim: 8, heads: 16, ..half }, plain.clone()), [eps.clone(), scale]);
-    assert_eq!(lints(half, Options { norm: Norm::Single, ..plain.clone() }), [("single-norm", note, eps.2.clone())]);
-    let mixed = "layers.0 %mix.mixed".to_string();
-    let fused = Options { attention: Attention::Fused, ..plain.clone() };
-    assert_eq!(lints(half, fused), [("fused-attention", warning, mixed)]);
-    let grouped = [
-        ("grouped-scales", warning, "@embed_tokens".to_string()),
-        ("compressed-filter", note, "@layers.0.self_attn.qkv_proj".to_string()),
-    ];
-    assert_eq!(lints(Model { encoding: Encoding::Int4G32, ..WIDE }, plain.clone()), grouped);
-    let kept = Options { interface: Interface::State, ..plain.clone() };
-    let kept_lints = [("kept-cache", warning, "cache".to_string()), ("state-width", warning, "cache".to_string())];
-    assert_eq!(lints(half, kept), kept_lints);
+    let narrow = Model { dim: 8, heads: 16, ..half };
+    assert_eq!(lints(narrow, &plain), ["coreml::rounded-epsilon", "coreml::rounded-scale"]);
     let huge = Model { vocab: 70_000, layers: 1, ..half };
-    assert_eq!(lints(huge, plain.clone())[0], ("large-filter", note, "@lm_head".to_string()));
-    assert_eq!(lints(huge, Options { split_rows: Some(65_536), ..plain.clone() }), [eps]);
+    assert_eq!(lints(huge, &plain), ["coreml::large-filter", "coreml::large-dimension", "coreml::rounded-epsilon"]);
+    let split = Options { split_rows: Some(65_536), ..plain.clone() };
+    assert_eq!(lints(huge, &split), ["coreml::large-dimension", "coreml::rounded-epsilon"]);
+    let kept = Options { interface: Interface::State, ..plain.clone() };
+    let width = Model { dim: 32, heads: 4, t: 16, c: 32, ..half };
+    assert_eq!(lints(width, &kept), ["coreml::run-time-offset", "coreml::rounded-scale"]);
 }
 
 // --- emit -------------------------------------------------------------------------------------------------------------
@@ -378,154 +371,114 @@ fn flip(random: &mut Random, folder: &Path, path: &Path, bytes: &[u8]) {
 
 #[test]
 fn judges_agree() {
-    let Some(judge) = judge() else { return };
-    let folder = std::env::var_os("DIFFULEX_COREML_KEEP").map(PathBuf::from);
-    let temporary = tempfile::tempdir().unwrap();
-    let folder = folder.unwrap_or_else(|| temporary.path().into());
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut judge) = Judge::found(folder.path()) else { return };
     for (name, model, options) in cases() {
         let (source, numbers) = (module(model), Numbers::random(model, 5));
         let legal = legalize(&source, &options).unwrap();
-        let package = folder.join(format!("{name}.mlpackage"));
+        let package = folder.path().join(format!("{name}.mlpackage"));
         write(&legal, &numbers, &options, &package);
         let (given, read) = (half_inputs(model, 7), read(&package).unwrap());
         let expected = interpret(&read.module, read.source.as_ref(), &given).unwrap();
         let wide = options.deployment == Deployment::Ios15;
-        let largest = expected.values[0].data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-        let (given, made) = (given_tensors(model, &given, wide), made_tensors(model, &expected));
-        judged(&judge, &package, None, &given, &made, 1e-5 * largest);
+        judge.compare(&package, &given_tensors(model, &given, wide), &made_tensors(model, &expected));
+        let options = Options { interface: Interface::State, ..options.clone() };
+        let model = Model { c: model.c.max(model.t), ..model };
+        if options.deployment >= Deployment::Ios18 {
+            let package = folder.path().join(format!("{name}-state.mlpackage"));
+            write(&legalize(&module(model), &options).unwrap(), &numbers, &options, &package);
+            judge.check(&package);
+        }
     }
+    judge.agrees();
 }
 
-/// A Python, and the program that it is to run.
-fn judge() -> Option<[std::ffi::OsString; 2]> {
-    Some([std::env::var_os("DIFFULEX_COREML_PYTHON")?, std::env::var_os("DIFFULEX_COREML_JUDGE")?])
-}
-
-/// Runs the judge on a function of a package, or on its only one.
-#[track_caller]
-fn judged(
-    judge: &[std::ffi::OsString; 2],
-    package: &Path,
-    function: Option<&str>,
-    given: &BTreeMap<String, Tensor>,
-    made: &BTreeMap<String, Tensor>,
-    limit: f32,
-) {
-    let (inputs, outputs) = (package.with_extension("inputs"), package.with_extension("outputs"));
-    std::fs::write(&inputs, safetensors(given)).unwrap();
-    std::fs::write(&outputs, safetensors(made)).unwrap();
-    let mut command = Command::new(&judge[0]);
-    command.arg(&judge[1]).arg(package).args(function.into_iter().flat_map(|name| ["--function", name]));
-    command.args(["--max-error", &limit.to_string(), "--inputs"]).arg(&inputs);
-    let done = command.arg("--outputs").arg(&outputs).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{}: {said}", package.display());
+/// Damage that no structure shows: the numbers do.
+#[test]
+fn judges_see_silent_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut judge) = Judge::found(folder.path()) else { return };
+    let model = Model { encoding: Encoding::Int4G32, ..WIDE };
+    let explicit = folder.path().join("explicit.mlpackage");
+    write(
+        &legalize(&module(model), &Options::default()).unwrap(),
+        &Numbers::random(model, 5),
+        &Options::default(),
+        &explicit,
+    );
+    let (given, read) = (half_inputs(model, 7), read(&explicit).unwrap());
+    let made = interpret(&read.module, read.source.as_ref(), &given).unwrap();
+    let (given, made) = (given_tensors(model, &given, false), made_tensors(model, &made));
+    for damage in ["swapped_nibbles", "scales_along_the_other_axis"] {
+        let package = judge.damaged(&explicit, damage);
+        judge.compare(&package, &given, &made);
+    }
+    let kept = folder.path().join("state.mlpackage");
+    let (given, made) = three_steps(Encoding::F16, &kept);
+    let package = judge.damaged(&kept, "stale_read_of_a_state");
+    judge.compare(&package, &given, &made);
+    for report in judge.reports() {
+        assert_eq!(report["verdict"], "different", "{report}");
+    }
 }
 
 /// A package that keeps its cache: two blocks one after another, then the second once more with other tokens.
 #[test]
 fn judges_agree_on_states() {
-    let Some(judge) = judge() else { return };
     let folder = tempfile::tempdir().unwrap();
-    for (i, encoding) in [Encoding::F16, Encoding::Int4G32].into_iter().enumerate() {
-        let model = Model { t: 4, c: 12, encoding, ..WIDE };
-        let (source, numbers) = (module(model), Numbers::random(model, 5));
-        let options = Options { interface: Interface::State, ..Options::default() };
-        let legal = legalize(&source, &options).unwrap();
-        let package = folder.path().join(format!("{i}.mlpackage"));
-        write(&legal, &numbers, &options, &package);
-        let read = read(&package).unwrap();
-        let (mut given, mut made, mut largest) = (BTreeMap::new(), BTreeMap::new(), 0.0f32);
-        let mut caches = half_inputs(model, 7).caches;
-        for (call, start) in [0, 4, 4].into_iter().enumerate() {
-            let mut step = half_inputs(model, 20 + call as u64);
-            // A step sees what was committed before it, and itself.
-            let mask = |kept: usize| move |i: usize| if i % kept < start || i % kept >= 12 { 0.0 } else { -1e4 };
-            step.values.get_mut("mask").unwrap().data = (0..4 * 16).map(mask(16)).collect();
-            step.caches.clone_from(&caches);
-            let out = interpret(&read.module, read.source.as_ref(), &step).unwrap();
-            let own = |i: usize| if i % 12 < start + 4 { 0.0 } else { -1e4 };
-            let mask = Array { shape: vec![1, 1, 4, 12], data: (0..4 * 12).map(own).collect() };
-            for (name, tensor) in [
-                ("input_ids", integers(&step.values["tokens"])),
-                ("position_ids", integers(&step.values["positions"])),
-                ("attn_mask", halves(&mask, false)),
-                ("write_pos", integers(&Array { shape: vec![1], data: vec![start as f32] })),
-            ] {
-                given.insert(format!("call{call}.{name}"), tensor);
-            }
-            made.insert(format!("call{call}.logits"), singles(&out.values[0]));
-            largest = out.values[0].data.iter().fold(largest, |m, x| m.max(x.abs()));
-            if call == 0 {
-                for (id, cache) in &mut caches {
-                    let (rows, width) = (&out.new_rows[id].data, model.dim as usize);
-                    for head in 0..model.kv as usize {
-                        let block = head * 12 * width..(head * 12 + 4) * width;
-                        cache.data[block].copy_from_slice(&rows[head * 4 * width..(head + 1) * 4 * width]);
-                    }
+    let Some(mut judge) = Judge::found(folder.path()) else { return };
+    for encoding in [Encoding::F16, Encoding::Int4G32] {
+        let package = folder.path().join(format!("{encoding}.mlpackage"));
+        let (given, made) = three_steps(encoding, &package);
+        judge.compare(&package, &given, &made);
+    }
+    judge.agrees();
+}
+
+/// The judge on packages good and broken, written by coremltools.
+#[test]
+fn the_judge_is_judged() {
+    if let Some(judge) = Judge::found(Path::new("")) {
+        judge.run("self_tests", &[]);
+    }
+}
+
+/// Writes a package that keeps its cache; gives the inputs and logits of three steps.
+fn three_steps(encoding: Encoding, package: &Path) -> (Tensors, Tensors) {
+    let model = Model { t: 4, c: 12, encoding, ..WIDE };
+    let (source, numbers) = (module(model), Numbers::random(model, 5));
+    let options = Options { interface: Interface::State, ..Options::default() };
+    write(&legalize(&source, &options).unwrap(), &numbers, &options, package);
+    let read = read(package).unwrap();
+    let (mut given, mut made) = (Tensors::new(), Tensors::new());
+    let mut caches = half_inputs(model, 7).caches;
+    for (call, start) in [0, 4, 4].into_iter().enumerate() {
+        let mut step = half_inputs(model, 20 + call as u64);
+        // A step sees what was committed before it, and itself.
+        let mask = |kept: usize| move |i: usize| if i % kept < start || i % kept >= 12 { 0.0 } else { -1e4 };
+        step.values.get_mut("mask").unwrap().data = (0..4 * 16).map(mask(16)).collect();
+        step.caches.clone_from(&caches);
+        let out = interpret(&read.module, read.source.as_ref(), &step).unwrap();
+        let own = |i: usize| if i % 12 < start + 4 { 0.0 } else { -1e4 };
+        let mask = Array { shape: vec![1, 1, 4, 12], data: (0..4 * 12).map(own).collect() };
+        for (name, tensor) in [
+            ("input_ids", integers(&step.values["tokens"])),
+            ("position_ids", integers(&step.values["positions"])),
+            ("attn_mask", halves(&mask, false)),
+            ("write_pos", integers(&Array { shape: vec![1], data: vec![start as f32] })),
+        ] {
+            given.insert(format!("call{call}.{name}"), tensor);
+        }
+        made.insert(format!("call{call}.logits"), singles(&out.values[0]));
+        if call == 0 {
+            for (id, cache) in &mut caches {
+                let (rows, width) = (&out.new_rows[id].data, model.dim as usize);
+                for head in 0..model.kv as usize {
+                    let block = head * 12 * width..(head * 12 + 4) * width;
+                    cache.data[block].copy_from_slice(&rows[head * 4 * width..(head + 1) * 4 * width]);
                 }
             }
         }
-        judged(&judge, &package, None, &given, &made, 1e-5 * largest);
     }
-}
-
-/// A tensor as safetensors has it: element type, shape, bytes.
-type Tensor = (&'static str, Vec<usize>, Vec<u8>);
-
-fn halves(array: &Array, wide: bool) -> Tensor {
-    if wide {
-        return singles(array);
-    }
-    let bytes = array.data.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
-    ("F16", array.shape.clone(), bytes)
-}
-
-fn singles(array: &Array) -> Tensor {
-    ("F32", array.shape.clone(), array.data.iter().flat_map(|x| x.to_le_bytes()).collect())
-}
-
-fn integers(array: &Array) -> Tensor {
-    ("I32", array.shape.clone(), array.data.iter().flat_map(|&x| (x as i32).to_le_bytes()).collect())
-}
-
-/// The arrays of all layers, one after another.
-fn stacked(model: Model, of: impl Fn(CacheId) -> Array, kind: CacheKind) -> Array {
-    let layers: Vec<Array> = (0..model.layers).map(|layer| of(CacheId { layer, kind })).collect();
-    let mut shape = layers[0].shape.clone();
-    shape.insert(0, layers.len());
-    Array { shape, data: layers.into_iter().flat_map(|a| a.data).collect() }
-}
-
-fn given_tensors(model: Model, given: &Inputs, wide: bool) -> BTreeMap<String, Tensor> {
-    let cache = |kind| stacked(model, |id| given.caches[&id].clone(), kind);
-    let tensors = [
-        ("input_ids", integers(&given.values["tokens"])),
-        ("position_ids", integers(&given.values["positions"])),
-        ("attn_mask", halves(&given.values["mask"], wide)),
-        ("k_cache", halves(&cache(CacheKind::K), wide)),
-        ("v_cache", halves(&cache(CacheKind::V), wide)),
-    ];
-    tensors.map(|(name, tensor)| (format!("call0.{name}"), tensor)).into()
-}
-
-fn made_tensors(model: Model, made: &Outputs) -> BTreeMap<String, Tensor> {
-    let rows = |kind| stacked(model, |id| made.new_rows[&id].clone(), kind);
-    let tensors = [
-        ("logits", singles(&made.values[0])),
-        ("k_new", singles(&rows(CacheKind::K))),
-        ("v_new", singles(&rows(CacheKind::V))),
-    ];
-    tensors.map(|(name, tensor)| (format!("call0.{name}"), tensor)).into()
-}
-
-fn safetensors(tensors: &BTreeMap<String, Tensor>) -> Vec<u8> {
-    let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
-    for (name, (dtype, shape, bytes)) in tensors {
-        let offsets = [data.len(), data.len() + bytes.len()];
-        header.insert(name.clone(), serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
-        data.extend_from_slice(bytes);
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()
+    (given, made)
 }

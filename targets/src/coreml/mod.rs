@@ -3,8 +3,8 @@
 //!
 //! * [`legalize`]: a module in terms of the operations of an ML Program;
 //! * [`split`], [`join`]: a module too large for one package, in parts, and whole again;
-//! * [`lint()`]: what devices are known to do badly with it;
 //! * [`Package`]: a legal module to files; [`Packages`]: the same in as many parts as are asked for;
+//! * [`lint()`]: what devices are known to do badly with a package, on disk or only planned;
 //! * [`read()`]: a package to a module; [`text()`]: a package to text;
 //! * `schema`: the messages in such files.
 
@@ -15,11 +15,13 @@ mod lint;
 mod options;
 mod read;
 mod schema;
+#[cfg(test)]
+mod small;
 
 pub use chain::{join, split};
 pub use emit::{EmitError, Metadata, Package, Packages};
 pub use legal::legalize;
-pub use lint::{Lint, Severity, lint};
+pub use lint::{LINTS, Lint, Rule, Severity, lint};
 pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options, Shapes};
 pub use read::{Artifact, Fault, Place, ReadError, read, text};
 

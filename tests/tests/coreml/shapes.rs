@@ -4,6 +4,9 @@ use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_targets::coreml::{Artifact, Shapes};
 
+use std::collections::BTreeMap;
+
+use super::judge::Tensor;
 use super::*;
 
 pub(super) const ALL: [Shapes; 4] = [Shapes::Static, Shapes::Range, Shapes::Enumerated, Shapes::Functions];
@@ -233,10 +236,8 @@ fn what_does_not_agree_is_an_error_that_names_it() {
 
 #[test]
 fn judges_agree_on_all_shapes() {
-    let Some(judge) = judge() else { return };
-    let folder = std::env::var_os("DIFFULEX_COREML_KEEP").map(PathBuf::from);
-    let temporary = tempfile::tempdir().unwrap();
-    let folder = folder.unwrap_or_else(|| temporary.path().into());
+    let folder = tempfile::tempdir().unwrap();
+    let Some(mut judge) = Judge::found(folder.path()) else { return };
     let floats = flexible_cases().into_iter().filter(|(_, model, ..)| !model.encoding.is_int4());
     for (name, model, options, lengths) in floats {
         let numbers = Numbers::random(model, 5);
@@ -247,14 +248,13 @@ fn judges_agree_on_all_shapes() {
                 continue;
             }
             let options = with(&options, *shapes, if listed { &lengths } else { &[] });
-            let package = folder.join(format!("{name}-{shapes:?}.mlpackage"));
+            let package = folder.path().join(format!("{name}-{shapes:?}.mlpackage"));
             let artifact = write_and_read(&legal, &numbers, &options, &package);
             let several = *shapes == Shapes::Functions;
-            let (mut given, mut made, mut largest) = (BTreeMap::new(), BTreeMap::new(), 0.0f32);
+            let (mut given, mut made) = (Tensors::new(), Tensors::new());
             for t in [model.t, 1, model.t - 1] {
                 let inputs = step(model, t, 0);
                 let expected = interpret(&artifact.module, artifact.source.as_ref(), &inputs).unwrap();
-                largest = expected.values[0].data.iter().fold(largest, |m, x| m.max(x.abs()));
                 let call = given.len() / 5;
                 let renamed =
                     |(name, tensor): (String, Tensor)| (name.replace("call0", &format!("call{call}")), tensor);
@@ -262,13 +262,14 @@ fn judges_agree_on_all_shapes() {
                 given.extend(given_tensors(model, &inputs, wide).into_iter().map(renamed));
                 made.extend(made_tensors(model, &expected).into_iter().map(renamed));
                 if several {
-                    judged(&judge, &package, Some(&format!("step_{t}")), &given, &made, 1e-5 * largest);
+                    judge.compare_function(&package, Some(&format!("step_{t}")), &given, &made);
                     (given, made) = Default::default();
                 }
             }
             if !several {
-                judged(&judge, &package, None, &given, &made, 1e-5 * largest);
+                judge.compare(&package, &given, &made);
             }
         }
     }
+    judge.agrees();
 }

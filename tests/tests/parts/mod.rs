@@ -14,7 +14,8 @@ use diffulex_targets::coreml::{
 use half::f16;
 
 use super::decoder::{Model, Numbers, Random, SDAR, assert_same, models, module};
-use super::{Tensor, WIDE, cases, half_inputs, halves, integers, judge, judged, singles, tiny, write as write_package};
+use super::judge::{Judge, Tensor, halves, integers, singles};
+use super::{WIDE, cases, half_inputs, tiny, write as write_package};
 
 fn assert_snapshot(name: &str, value: String) {
     insta::with_settings!({ snapshot_path => "../../../snapshots/targets", prepend_module_to_snapshot => false }, {
@@ -298,14 +299,14 @@ fn parts_that_do_not_belong_together_are_named() {
         |i: usize| read(&path(i)).err().map(|e| e.to_string().replace(&format!("{}/", one.path().display()), ""));
     assert_eq!(error(0), None);
     let aside = one.path().join("aside");
-    for i in 0..3 {
+    for (i, name) in names.iter().enumerate() {
         std::fs::rename(path(i), &aside).unwrap();
         let others = [0, 1, 2].into_iter().filter(|other| *other != i).collect::<Vec<_>>();
-        let missing = format!("{}: part {} of 3 is not there", names[i], i + 1);
+        let missing = format!("{name}: part {} of 3 is not there", i + 1);
         others.iter().for_each(|&other| assert_eq!(error(other), Some(missing.clone())));
 
         for build in [&two, &state] {
-            copy(&build.path().join(&names[i]), &path(i));
+            copy(&build.path().join(name), &path(i));
             for &other in &others {
                 // The first that is of another build than the one that was asked for.
                 assert!(error(other).unwrap().ends_with("damaged: it is a part of another build"));
@@ -381,10 +382,8 @@ fn flipped_bytes_of_a_part_never_panic() {
 /// Each package of a chain, given what the one before made.
 #[test]
 fn judges_agree_on_chains() {
-    let Some(judge) = judge() else { return };
-    let folder = std::env::var_os("DIFFULEX_COREML_KEEP").map(std::path::PathBuf::from);
-    let temporary = tempfile::tempdir().unwrap();
-    let folder = folder.unwrap_or_else(|| temporary.path().into());
+    let place = tempfile::tempdir().unwrap();
+    let Some(mut judge) = Judge::found(place.path()) else { return };
     for (name, model, options) in cases().into_iter().filter(|(_, model, _)| model.layers > 1) {
         for interface in [Interface::Explicit, Interface::State] {
             if interface == Interface::State && options.deployment < Deployment::Ios18 {
@@ -394,7 +393,7 @@ fn judges_agree_on_chains() {
             let model = Model { c: model.c.max(model.t), ..model };
             let options = Options { interface, parts: model.layers, ..options.clone() };
             let legal = legalize(&module(model), &options).unwrap();
-            let folder = folder.join(format!("chain-{name}-{interface:?}"));
+            let folder = place.path().join(format!("chain-{name}-{interface:?}"));
             let names = write(&legal, &Numbers::random(model, 5), &options, &folder);
             let read = read(&folder.join(&names[0])).unwrap();
             let parts = split(&read.module, model.layers).unwrap();
@@ -418,9 +417,8 @@ fn judges_agree_on_chains() {
                 if !kept {
                     tensors.extend(NEW_ROWS.map(|(kind, name)| (name, singles(&first_layer(&made.new_rows, kind)))));
                 }
-                let largest = made.values[0].data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 let (given_here, made_here) = (part_inputs(part, &step, (kept, wide)), called(tensors));
-                judged(&judge, &folder.join(name), None, &given_here, &made_here, 1e-5 * largest);
+                judge.compare(&folder.join(name), &given_here, &made_here);
                 // What the next one is given are numbers of fp16.
                 let mut hidden = made.values[0].clone();
                 hidden.data.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32());
@@ -428,6 +426,7 @@ fn judges_agree_on_chains() {
             }
         }
     }
+    judge.agrees();
 }
 
 const NEW_ROWS: [(CacheKind, &str); 2] = [(CacheKind::K, "k_new"), (CacheKind::V, "v_new")];

@@ -27,6 +27,7 @@ use std::borrow::Cow;
 use diffulex_compiler::ir::{Module, Stage};
 use prost::Message;
 
+use super::lint::{self, Lint};
 use super::schema::manifest::Manifest;
 use super::schema::model::Model;
 use super::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH};
@@ -77,6 +78,11 @@ impl<'a> Package<'a> {
     /// The specification version that it asks for.
     pub fn version(&self) -> i32 {
         self.version
+    }
+
+    /// What devices are known to do badly with it.
+    pub fn lints(&self) -> Vec<Lint> {
+        lint::check(&self.model, &[self.blobs.bytes()])
     }
 
     /// The files with their sizes.

@@ -5,9 +5,9 @@ use diffulex_compiler::quant::{self, Encoded, Search};
 
 use crate::coreml::schema::WEIGHT_FILE;
 use crate::coreml::schema::program::{
-    Argument, Binding, BlobFileValue, Bound, ConstantDimension, Content, DataType, Dimension, Extent, ImmediateValue,
-    NamedValueType, Numbers, RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings, StateType,
-    TensorType, TensorValue, UnknownDimension, Value, ValueKind, ValueType,
+    Argument, Binding, BlobFileValue, Bound, Content, DataType, Dimension, Extent, ImmediateValue, NamedValueType,
+    Numbers, RepeatedBools, RepeatedBytes, RepeatedFloats, RepeatedInts, RepeatedStrings, StateType, TensorType,
+    TensorValue, UnknownDimension, Value, ValueKind, ValueType,
 };
 
 /// The size of an axis that differs from step to step.
@@ -35,7 +35,7 @@ impl Val {
 pub(super) fn tensor(dtype: DataType, shape: &[u64]) -> ValueType {
     let dimension = |&size: &u64| match size {
         UNKNOWN => Dimension { extent: Some(Extent::Unknown(UnknownDimension { variadic: false })) },
-        size => Dimension { extent: Some(Extent::Constant(ConstantDimension { size })) },
+        size => Dimension::known(size),
     };
     let tensor = TensorType {
         data_type: dtype as i32,

@@ -108,6 +108,7 @@ impl Chain {
     }
 
     fn lift(files: &Files, facts: Facts) -> Result<Chain> {
+        files.only_known_fields()?;
         let functions = Functions::read(&files.model)?;
         let step = functions.longest()?;
         let (goes_on, ends) =

@@ -121,6 +121,12 @@ impl ReadError {
 }
 
 impl Place {
+    /// An operation, of which the file may say more than anyone wants to read.
+    pub(in crate::coreml) fn operation(i: usize, kind: &str, result: &str) -> Place {
+        let short = |text: &str| text.chars().take(64).collect();
+        Place::Operation(i, short(kind), short(result))
+    }
+
     pub(super) fn fault(&self, fault: Fault) -> ReadError {
         ReadError { place: self.clone(), fault }
     }

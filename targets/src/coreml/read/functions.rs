@@ -28,6 +28,9 @@ impl<'a> Functions<'a> {
             return Err(Place::Model.unsupported("a model that is updatable"));
         }
         Place::Program.same("version", program.version, 1)?;
+        if let Some(key) = program.attributes.keys().find(|key| *key != "buildInfo") {
+            return Err(Place::Program.unsupported(format!("its attribute {key:?}")));
+        }
         if !description.functions.is_empty() || !description.default_function_name.is_empty() {
             return several(model.specification_version, description, program);
         }

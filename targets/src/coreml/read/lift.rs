@@ -122,8 +122,7 @@ pub(super) fn lift(facts: &Facts, step: &Step<'_>, files: &Files) -> Result<Lift
     lift.inputs();
     for (i, operation) in step.operations.iter().enumerate() {
         let result = operation.outputs.first().map_or("nothing", |result| result.name.as_str());
-        let short = |text: &str| text.chars().take(64).collect::<String>();
-        lift.operation(&Place::Operation(i, short(&operation.r#type), short(result)), operation)?;
+        lift.operation(&Place::operation(i, &operation.r#type, result), operation)?;
     }
     let result = lift.outputs()?;
     let module = lift.builder.finish([result]);
@@ -210,6 +209,10 @@ impl Lift<'_> {
             let (at, map) = self.files.weights(file)?;
             let records = Records::walk(&at, &map)?;
             self.weights = Some((file.into(), map, records));
+        }
+        let narrow = matches!(ty.dtype, DataType::Int4 | DataType::Uint4 | DataType::Int32);
+        if narrow && self.step.version < 9 {
+            return Err(place.damaged(format!("{} in the weight file came with version 9", ty.dtype.name())));
         }
         match &self.weights {
             Some((name, _, records)) if name == file => records.find(offset, ty.dtype, ty.count()),

@@ -28,6 +28,8 @@ mod constant;
 mod error;
 mod feature;
 mod functions;
+#[cfg(test)]
+mod hostile;
 mod interface;
 mod lift;
 mod ops;
@@ -52,6 +54,7 @@ use super::schema::keys;
 use super::{FORMAT_VERSION, Interface, Shapes};
 use error::Result;
 pub use error::{Fault, Place, ReadError};
+pub(super) use package::Files;
 pub use text::text;
 
 /// A package, read.
@@ -148,8 +151,8 @@ impl Facts {
     }
 }
 
-/// The first half of some bytes.
-fn half(bytes: &[u8]) -> Option<f32> {
+/// The first number of some bytes in `fp16`.
+pub(super) fn half(bytes: &[u8]) -> Option<f32> {
     let (mut out, packing) = (Vec::new(), Packing::default());
     let values = bytes.get(..2)?;
     Rows { encoding: Encoding::F16, packing, columns: 1, values, scales: &[] }.decode(&mut out);

@@ -23,6 +23,7 @@ use crate::coreml::schema::program::{Argument, Bound, Operation, Value};
 /// When it is none, or has inputs or constants that no step graph has.
 pub fn text(folder: &Path) -> Result<String> {
     let files = Files::open(folder)?;
+    files.only_known_fields()?;
     let functions = Functions::read(&files.model)?;
     let mut out = format!("specification version {}\n", files.model.specification_version);
     for (name, step) in &functions.list {

@@ -129,6 +129,21 @@ pub(crate) struct Dimension {
     pub(crate) extent: Option<Extent>,
 }
 
+impl Dimension {
+    /// That of a known size.
+    pub(crate) fn known(size: u64) -> Dimension {
+        Dimension { extent: Some(Extent::Constant(ConstantDimension { size })) }
+    }
+
+    /// Its size, if it is known.
+    pub(crate) fn size(self) -> Option<u64> {
+        match self.extent {
+            Some(Extent::Constant(constant)) => Some(constant.size),
+            _ => None,
+        }
+    }
+}
+
 /// `Dimension.dimension`.
 #[derive(Clone, Copy, PartialEq, prost::Oneof)]
 pub(crate) enum Extent {
