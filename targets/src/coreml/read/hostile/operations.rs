@@ -54,7 +54,7 @@ fn types() {
         ty.dimensions = [ty.dimensions[0]; 6].into();
         ty.rank = 6;
     });
-    refused(Base::Half, "`linear` of \"layers_0_k\": this reader does not know an axis of unknown size", |p| {
+    refused(Base::Half, "`linear` of \"layers_0_k\": this reader does not know an axis like this", |p| {
         p.operation("linear", 0).result().dimensions[1].extent = None;
     });
     refused(Base::Half, "element type 12 of the program", |p| p.operation("linear", 0).result().data_type = 12);

@@ -141,7 +141,7 @@ fn features() {
         description(p).input.remove(2);
         p.function().inputs.remove(2);
     });
-    refused(Base::Half, "an axis of unknown size", |p| {
+    refused(Base::Half, "an axis like this", |p| {
         tensor_of(&mut p.function().inputs[0].r#type).dimensions[1].extent = None;
     });
     refused(Base::Half, "number of layers is 100000, beyond 1024", |p| {
