@@ -1,7 +1,7 @@
 //! Rewrites a module into what an ML Program can say, node by node.
 //!
 //! Every rewritten node keeps its name, its layer and its type; the steps on the way are called after it
-//! (`%q.rope.minus`). What is refused, and why, stands in `limits`; the rewriting itself in `rewrite` and `attention`.
+//! (`%q.rope.minus`). What is refused, and why, stands in `limits` and `shapes`; the rewriting itself in `rewrite` and `attention`.
 //!
 //! A legal module is written in `f32`, and its package computes in `fp16`: that is the element type of every value of an
 //! ML Program here, so none is named. Casts to and from `f16` therefore vanish. Vectors and tables of formulas are

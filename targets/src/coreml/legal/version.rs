@@ -32,7 +32,7 @@ pub(in crate::coreml) fn version(module: &Module, options: &Options) -> Result<i
     let shapes = match options.shapes {
         Shapes::Static | Shapes::Range => None,
         Shapes::Enumerated => Some("a list of shapes for several inputs"),
-        Shapes::Functions => Some("several functions"),
+        Shapes::Functions => Some("a package of several functions"),
     };
     let shapes = shapes.map(|what| (Deployment::Ios18, what, "shapes".to_string()));
     let mut lowest = if asked == Deployment::Ios15 { Deployment::Ios15 } else { Deployment::Ios16 };
