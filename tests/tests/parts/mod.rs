@@ -1,6 +1,7 @@
 //! Models in parts: split, joined, written as chains of packages, and read back.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
 
 use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
@@ -8,7 +9,7 @@ use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, WeightSource, 
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_targets::coreml::{
-    Deployment, Interface, Metadata, Options, Package, Packages, join, legalize, read, split, text,
+    Deployment, EmitError, Interface, Metadata, Options, Package, Packages, join, legalize, read, split, text,
 };
 use half::f16;
 
@@ -65,7 +66,7 @@ fn run(parts: &[Module], numbers: &dyn WeightSource, given: &Inputs) -> Outputs 
 fn write(legal: &Module, numbers: &dyn WeightSource, options: &Options, folder: &Path) -> Vec<String> {
     let metadata = Metadata { generation: None, recipe_digest: "sha256:0123".into() };
     let packages = Packages::new(legal, "m", &metadata, options).unwrap();
-    packages.write(numbers, folder, &mut |_, _| {}).unwrap();
+    packages.write_below(numbers, folder, &mut |_, _| {}).unwrap();
     for (name, bytes) in packages.files() {
         assert_eq!(std::fs::metadata(folder.join(&name)).unwrap().len(), bytes, "{name}");
     }
@@ -235,32 +236,35 @@ fn the_same_module_gives_the_same_chain() {
 }
 
 #[test]
-fn files_are_written_one_by_one() {
+fn files_are_made_by_whoever_asks_for_them() {
     let model = Model { encoding: Encoding::Int8Row, tied: true, ..SDAR };
     let options = Options { parts: 2, ..Options::default() };
     let legal = legalize(&module(model), &options).unwrap();
     let packages = Packages::new(&legal, "m", &Metadata::default(), &options).unwrap();
-    let numbers = Numbers::random(model, 1);
-    let (mut files, mut costs) = (Vec::new(), Vec::new());
-    for (i, (name, size)) in packages.files().into_iter().enumerate() {
-        let (mut bytes, mut last) = (Vec::new(), None);
-        costs.extend(packages.write_file(i, &numbers, &mut bytes, &mut |n, all| last = Some((n, all))).unwrap());
-        assert_eq!(bytes.len() as u64, size, "{name}");
-        assert_eq!(last, name.ends_with(".bin").then_some((size, size)), "{name}");
-        files.push(bytes);
-    }
+    let (mut made, mut last) = (BTreeMap::new(), (0, 0));
+    let costs = packages.write::<EmitError>(
+        &Numbers::random(model, 1),
+        &mut |name, content| {
+            let mut bytes = Vec::new();
+            content(&mut bytes)?;
+            made.insert(name.to_string(), bytes.len() as u64);
+            Ok(())
+        },
+        &mut |bytes, total| last = (bytes, total),
+    );
+    assert_eq!(made, packages.files().into_iter().collect());
+    let weights: u64 = made.iter().filter(|(name, _)| name.ends_with(".bin")).map(|(_, bytes)| bytes).sum();
+    assert_eq!(last, (weights, weights));
+    let costs = costs.unwrap();
     let table: Vec<u64> = costs.iter().filter(|cost| cost.name == "embed_tokens").map(|cost| cost.bytes).collect();
-    assert_eq!(table, [61 * (32 + 2); 2], "a table that is the head is stored in both parts");
-    // The same bytes, whatever is written first.
-    let again = Packages::new(&legal, "m", &Metadata::default(), &options).unwrap();
-    for i in (0..files.len()).rev() {
-        let mut bytes = Vec::new();
-        again.write_file(i, &numbers, &mut bytes, &mut |_, _| {}).unwrap();
-        assert!(bytes == files[i], "file {i}");
-    }
-    let beyond = packages.write_file(files.len(), &numbers, &mut Vec::new(), &mut |_, _| {});
-    assert_eq!(beyond.unwrap_err().to_string(), "file 6: is none of the packages'");
-    let none = again.write(&Numbers::default(), tempfile::tempdir().unwrap().path(), &mut |_, _| {});
+    assert_eq!(table, [2 * 61 * (32 + 2)], "a table that is the head is stored in both parts");
+    let full = packages.write(
+        &Numbers::random(model, 1),
+        &mut |_, _| Err(EmitError::from(io::Error::from(io::ErrorKind::StorageFull))),
+        &mut |_, _| {},
+    );
+    assert!(matches!(full, Err(EmitError::Io(error)) if error.kind() == io::ErrorKind::StorageFull));
+    let none = packages.write_below(&Numbers::default(), tempfile::tempdir().unwrap().path(), &mut |_, _| {});
     assert_eq!(none.unwrap_err().to_string(), "there is no tensor `embed_tokens`");
 }
 
@@ -278,7 +282,7 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
         let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if from.is_dir() { copy(&from, &to) } else { assert!(std::fs::copy(from, to).is_ok()) }
+        if from.is_dir() { copy(&from, &to) } else { _ = std::fs::copy(from, to).unwrap() }
     }
 }
 

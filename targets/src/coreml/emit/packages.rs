@@ -8,13 +8,11 @@
 //!
 //! Each part has the caches of its own layers. All of them carry a digest over all programs and weights, by which a part
 //! of another build is known. Weights are written first, so that it can be taken on the way. A weight that several parts
-//! read, as a table that is also the head, is in the weight files of all of them.
+//! read, such as a table that is also the head, is in the weight files of all of them.
 
-use std::borrow::Cow;
 use std::fs;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Mutex;
 
 use diffulex_compiler::ir::{Module, WeightSource};
 use diffulex_compiler::quant::Cost;
@@ -29,18 +27,12 @@ use crate::coreml::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH, keys, part_e
 /// What stands for the digest of a chain as long as it is not known.
 pub(super) const OPEN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// Writes the content of a file.
+pub(super) type Content<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
+
 /// The packages of a model without their numbers, ready to be written.
 pub struct Packages<'a> {
     list: Vec<(String, Package<'a>)>,
-    /// Digests of the weight files that are written.
-    digests: Mutex<Vec<Option<[u8; 32]>>>,
-}
-
-/// A file of a package, by the package's number.
-enum File {
-    Weights(usize),
-    Manifest(usize),
-    Model(usize),
 }
 
 impl<'a> Packages<'a> {
@@ -54,26 +46,22 @@ impl<'a> Packages<'a> {
         metadata: &Metadata,
         options: &Options,
     ) -> Result<Packages<'a>, EmitError> {
-        let of = options.parts;
-        if of == 1 {
+        if options.parts == 1 {
             let package = Package::new(module, metadata, options)?;
-            return Ok(Packages::of(vec![(format!("{name}.mlpackage"), package)]));
+            return Ok(Packages { list: vec![(format!("{name}.mlpackage"), package)] });
         }
         // All parts ask for the same version: then they compute what one package would.
         let version = check(module, options)?;
         let refused =
             |refusal: crate::Refusal| EmitError::Illegal { place: "module".into(), what: refusal.to_string() };
-        let mut list = Vec::new();
-        for (number, part) in (1..).zip(split(module, of).map_err(refused)?) {
-            let package = Package::plan(Cow::Owned(part), metadata, options, version, Some(Part { number, of }))?;
-            list.push((format!("{name}{}", part_ending(number, of)), package));
-        }
-        Ok(Packages::of(list))
-    }
-
-    fn of(list: Vec<(String, Package<'a>)>) -> Packages<'a> {
-        let digests = Mutex::new(vec![None; list.len()]);
-        Packages { list, digests }
+        let parts = split(module, options.parts).map_err(refused)?;
+        let plan = |(number, part)| {
+            let of = options.parts;
+            let package =
+                Package::plan(std::borrow::Cow::Owned(part), metadata, options, version, Some(Part { number, of }))?;
+            Ok((format!("{name}{}", part_ending(number, of)), package))
+        };
+        Ok(Packages { list: (1..).zip(parts).map(plan).collect::<Result<_, EmitError>>()? })
     }
 
     /// Each package with the name of its folder, in the order in which they run.
@@ -81,119 +69,81 @@ impl<'a> Packages<'a> {
         self.list.iter().map(|(folder, package)| (folder.as_str(), package))
     }
 
-    /// Paths of all files, relative to the folder that the packages are to lie in, with their sizes. They are best
-    /// written in this order.
+    /// All files, below the folder that the packages are to lie in, with their sizes.
     pub fn files(&self) -> Vec<(String, u64)> {
-        let path = |file: File| match file {
-            File::Weights(i) => (i, WEIGHT_PATH),
-            File::Manifest(i) => (i, MANIFEST_PATH),
-            File::Model(i) => (i, MODEL_PATH),
+        let of = |(folder, package): (&str, &Package<'a>)| {
+            package.files().map(|(name, bytes)| (format!("{folder}/{name}"), bytes))
         };
-        let sized = |(i, path): (usize, &'static str)| {
-            let (folder, package) = &self.list[i];
-            let bytes = package.files().into_iter().find(|(name, _)| *name == path).map_or(0, |(_, bytes)| bytes);
-            (format!("{folder}/{path}"), bytes)
-        };
-        (0..).map_while(|file| self.file(file)).map(path).map(sized).collect()
+        self.iter().flat_map(of).collect()
     }
 
-    /// All weights, then what names their digest.
-    fn file(&self, file: usize) -> Option<File> {
-        let count = self.list.len();
-        match (file / count, file % count) {
-            (0, i) => Some(File::Weights(i)),
-            (1, i) => Some(File::Manifest(i)),
-            (2, i) => Some(File::Model(i)),
-            _ => None,
-        }
-    }
-
-    /// Writes one of [`Packages::files`]; gives what each weight in it became. `progress` is told, now and then, how
-    /// many of its bytes are written. All files are to be written from the same source.
+    /// Writes all files; gives what each weight of the model became. `make` makes the file of that name, one of
+    /// [`Packages::files`], with what it is given writes. `progress` is told, now and then, how many bytes of how many
+    /// of the weights are written.
     ///
     /// # Errors
-    /// When a weight cannot be evaluated or stored, or writing fails.
-    pub fn write_file(
+    /// When a weight cannot be evaluated or stored, or `make` fails.
+    pub fn write<E: From<EmitError>>(
         &self,
-        file: usize,
         source: &dyn WeightSource,
-        out: &mut dyn Write,
+        make: &mut dyn FnMut(&str, Content<'_>) -> Result<(), E>,
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Vec<Cost>, EmitError> {
+    ) -> Result<Vec<Cost>, E> {
+        let total = self.list.iter().map(|(_, package)| package.blobs.bytes()).sum();
+        let (mut before, mut costs, mut hash) = (0, Vec::new(), Sha256::new());
         let chained = self.list.len() > 1;
-        let bytes = match self.file(file) {
-            Some(File::Weights(i)) if chained => return self.write_weights(i, source, out, progress),
-            Some(File::Weights(i)) => return self.list[i].1.write_weights(source, out, progress),
-            Some(File::Manifest(i)) => self.list[i].1.manifest().into_bytes(),
-            Some(File::Model(i)) if chained => self.list[i].1.model_of(&self.chain(source)?),
-            Some(File::Model(i)) => self.list[i].1.model(),
-            None => {
-                let what = "is none of the packages'".into();
-                return Err(EmitError::Illegal { place: format!("file {file}"), what });
+        for (folder, package) in &self.list {
+            let (mut made, mut failed) = (Vec::new(), None);
+            hash.update(package.model());
+            let written = make(&format!("{folder}/{WEIGHT_PATH}"), &mut |out| {
+                let mut hashed = Hashed { out, hash: &mut hash };
+                let out: &mut dyn Write = if chained { &mut hashed } else { hashed.out };
+                match package.write_weights(source, out, &mut |bytes, _| progress(before + bytes, total)) {
+                    Ok(costs) => made = costs,
+                    Err(EmitError::Io(error)) => return Err(error),
+                    // A maker of files passes on errors of its own kind only.
+                    Err(error) => failed = Some(error),
+                }
+                if failed.is_some() { Err(io::Error::other("a weight cannot be written")) } else { Ok(()) }
+            });
+            if let Some(error) = failed {
+                return Err(error.into());
             }
-        };
-        out.write_all(&bytes)?;
-        Ok(vec![])
+            written?;
+            before += package.blobs.bytes();
+            join(&mut costs, made);
+        }
+        let chain: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        for (folder, package) in &self.list {
+            make(&format!("{folder}/{MANIFEST_PATH}"), &mut |out| out.write_all(package.manifest().as_bytes()))?;
+            make(&format!("{folder}/{MODEL_PATH}"), &mut |out| out.write_all(&package.model_of(&chain)))?;
+        }
+        Ok(costs)
     }
 
-    /// Writes all files below `folder`, which is made where it is not there.
+    /// Writes all packages below `folder`, which is made where it is not there.
     ///
     /// # Errors
-    /// As [`Packages::write_file`], and when a file cannot be made.
-    pub fn write(
+    /// As [`Packages::write`].
+    pub fn write_below(
         &self,
         source: &dyn WeightSource,
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, EmitError> {
-        let mut costs = Vec::new();
-        for (file, (path, _)) in self.files().into_iter().enumerate() {
-            let path = folder.join(path);
+        let mut make = |name: &str, content: Content<'_>| {
+            let path = folder.join(name);
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            let mut out = BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
-            costs.extend(self.write_file(file, source, &mut out, progress)?);
-            out.flush()?;
-        }
-        Ok(costs)
-    }
-
-    /// Writes a weight file and keeps its digest.
-    fn write_weights(
-        &self,
-        i: usize,
-        source: &dyn WeightSource,
-        out: &mut dyn Write,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Vec<Cost>, EmitError> {
-        let mut hashed = Hashed { out, hash: Sha256::new() };
-        let costs = self.list[i].1.write_weights(source, &mut hashed, progress)?;
-        self.digests()[i] = Some(hashed.hash.finalize().into());
-        Ok(costs)
-    }
-
-    /// The digest of the chain: of all programs, as they are without it, and all weight files. One that is not written
-    /// yet is made for its digest alone.
-    fn chain(&self, source: &dyn WeightSource) -> Result<String, EmitError> {
-        let missing = |i: &usize| self.digests()[*i].is_none();
-        for i in (0..self.list.len()).filter(missing) {
-            self.write_weights(i, source, &mut io::sink(), &mut |_, _| {})?;
-        }
-        let mut hash = Sha256::new();
-        for ((_, package), digest) in self.list.iter().zip(self.digests().iter()) {
-            hash.update(Sha256::digest(package.model()));
-            hash.update(digest.unwrap_or_default());
-        }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-
-    fn digests(&self) -> std::sync::MutexGuard<'_, Vec<Option<[u8; 32]>>> {
-        // Digests are whole at every moment, whoever panicked.
-        self.digests.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+            let mut out = io::BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
+            content(&mut out)?;
+            Ok(out.flush()?)
+        };
+        self.write(source, &mut make, progress)
     }
 }
 
 impl Package<'_> {
-    /// The model file of a part of this chain.
+    /// The model file of a part of this chain; that of a package which is none is as it is.
     fn model_of(&self, chain: &str) -> Vec<u8> {
         let mut model = self.model.clone();
         let facts = model.description.as_mut().and_then(|description| description.metadata.as_mut());
@@ -204,10 +154,20 @@ impl Package<'_> {
     }
 }
 
+/// Adds what the weights of a part became. One that several parts have is one weight of the model, stored as often.
+fn join(costs: &mut Vec<Cost>, more: Vec<Cost>) {
+    for cost in more {
+        match costs.iter_mut().find(|known| known.name == cost.name) {
+            Some(known) => known.bytes += cost.bytes,
+            None => costs.push(cost),
+        }
+    }
+}
+
 /// Passes bytes on and takes their digest.
 struct Hashed<'a> {
     out: &'a mut dyn Write,
-    hash: Sha256,
+    hash: &'a mut Sha256,
 }
 
 impl Write for Hashed<'_> {
