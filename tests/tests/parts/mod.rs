@@ -315,12 +315,12 @@ fn parts_that_do_not_belong_together_are_named() {
         }
 
         copy(&path(others[0]), &path(i));
-        let doubled = format!("{}: part is \"{}/3\", not \"{}/3\"", names[i], others[0] + 1, i + 1);
+        let doubled = format!("{}: part is \"{}/3\", not \"{}/3\"", name, others[0] + 1, i + 1);
         assert_eq!(error(others[0]), Some(doubled));
         std::fs::remove_dir_all(path(i)).unwrap();
 
         tiny(&plain, Encoding::F16, &path(i));
-        assert_eq!(error(others[0]), Some(format!("{}: damaged: it is no part of a chain", names[i])));
+        assert_eq!(error(others[0]), Some(format!("{}: damaged: it is no part of a chain", name)));
         std::fs::remove_dir_all(path(i)).unwrap();
         std::fs::rename(&aside, path(i)).unwrap();
     }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Each part has the caches of its own layers. All of them carry a digest over all programs and weights, by which a part
-//! of another build is known. Weights are written first, so that it can be taken on the way.
+//! of another build is known. Weights are written first, so that it can be taken on the way. A weight that several parts
+//! read, such as a table that is also the head, is in the weight files of all of them.
 
 use std::fs;
 use std::io::{self, Write};
