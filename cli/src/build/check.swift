@@ -53,37 +53,27 @@ func half(_ bits: UInt16) -> Float {
     return bits & 0x8000 == 0 ? value : -value
 }
 
-/// The elements of an array in their order. Strides count elements, and rows may be padded.
+/// Where the elements of an array lie, in their order. Strides count elements, and rows may be padded.
+func offsets(_ shape: [Int], _ strides: [Int]) -> [Int] {
+    zip(shape, strides).reduce([0]) { all, axis in all.flatMap { at in (0..<axis.0).map { at + $0 * axis.1 } } }
+}
+
 func values(_ array: MLMultiArray) throws -> [Float] {
     guard let scalar = Scalar.allCases.first(where: { $0.type == array.dataType }) else {
         throw Failure("elements of type \(array.dataType.rawValue) are not known here")
     }
-    let axes = zip(array.shape, array.strides).map { (size: $0.intValue, stride: $1.intValue) }
-    let last = axes.last ?? (size: 1, stride: 1)
-    var rows = [0]
-    for axis in axes.dropLast() { rows = rows.flatMap { row in (0..<axis.size).map { row + $0 * axis.stride } } }
-    return array.withUnsafeBytes { bytes in
-        rows.flatMap { row in (0..<last.size).map { scalar.read(bytes, row + $0 * last.stride) } }
-    }
+    let places = offsets(array.shape.map { $0.intValue }, array.strides.map { $0.intValue })
+    return array.withUnsafeBytes { bytes in places.map { scalar.read(bytes, $0) } }
 }
 
 struct Tensor {
-    let scalar: Scalar
-    let shape: [Int]
-    let bytes: Data
-
-    func values() -> [Float] {
-        bytes.withUnsafeBytes { bytes in (0..<shape.reduce(1, *)).map { scalar.read(bytes, $0) } }
-    }
+    let scalar: Scalar, shape: [Int], bytes: Data
 
     /// A copy for Core ML.
     func array() throws -> MLMultiArray {
-        let strides = shape.indices.map { shape[($0 + 1)...].reduce(1, *) }
-        let copy = UnsafeMutableRawBufferPointer.allocate(byteCount: max(bytes.count, 1), alignment: 64)
-        bytes.copyBytes(to: copy)
-        return try MLMultiArray(
-            dataPointer: copy.baseAddress!, shape: shape.map { NSNumber(value: $0) }, dataType: scalar.type,
-            strides: strides.map { NSNumber(value: $0) }, deallocator: { $0.deallocate() })
+        let array = try MLMultiArray(shape: shape.map { NSNumber(value: $0) }, dataType: scalar.type)
+        array.withUnsafeMutableBytes { copy, _ in _ = bytes.copyBytes(to: copy) }
+        return array
     }
 }
 
@@ -91,9 +81,9 @@ struct Tensor {
 struct Reference {
     let tensors: [String: Tensor]
     let packages: [String], outputs: [String]
-    let function: String?
-    let bound: Double
-    let calls: Int
+    /// Outputs with new rows, and the inputs that hold the rows of earlier calls: those are not in the file.
+    let commits: [(rows: String, cache: String)]
+    let function: String?, bound: Double, calls: Int
 
     init(_ folder: URL) throws {
         struct Entry: Decodable { let dtype: String?, shape: [Int]?, data_offsets: [Int]? }
@@ -122,6 +112,11 @@ struct Reference {
         }
         (self.tensors, self.bound) = (tensors, bound)
         packages = try (0..<count).map { try fact("package.\($0)") }
+        commits = try (metadata["commit"] ?? "").split(separator: ",").map { pair in
+            let names = pair.split(separator: ">").map { $0.trimmingCharacters(in: .whitespaces) }
+            guard names.count == 2 else { throw Failure("\(name): `commit` has \(pair)") }
+            return (rows: names[0], cache: names[1])
+        }
         function = metadata["function"]
         outputs = try fact("outputs").split(separator: ",").map { $0.trimmingCharacters(in: .whitespaces) }
         calls = (0...).first { call in !tensors.keys.contains { $0.hasPrefix("call\(call).") } } ?? 0
@@ -137,13 +132,10 @@ struct Reference {
 
 /// What a step found out, written for the process that started it.
 struct Report: Codable {
-    var loadSeconds: Double?
-    var callMilliseconds: [Double] = []
+    var loadSeconds: Double?, callMilliseconds: [Double] = []
     var (error, cosine) = (0.0, 1.0)
     var (same, rows) = (0, 0)
-    var failure: String?
-    var lines: [String] = []
-    var finished = false
+    var failure: String?, lines: [String] = [], finished = false
 
     /// Compares one output. A row of logits has the scores of all tokens.
     mutating func compare(_ found: [Float], _ wanted: [Float], row: Int?, name: String) {
@@ -181,15 +173,15 @@ struct Report: Codable {
 struct Part {
     let model: MLModel
     let inputs: [String: MLFeatureDescription]
-    var state: AnyObject?
+    var state: AnyObject?, caches: [String: MLMultiArray] = [:]
 
-    init(_ compiled: URL, _ unit: MLComputeUnits, _ function: String?) throws {
+    init(_ compiled: URL, _ unit: MLComputeUnits, _ reference: Reference) throws {
         let configuration = MLModelConfiguration()
         configuration.computeUnits = unit
         #if compiler(>=6.0)
-        if #available(macOS 15, *) { configuration.functionName = function }
+        if #available(macOS 15, *) { configuration.functionName = reference.function }
         #else
-        guard function == nil else { throw Failure("a named function needs Xcode 16") }
+        guard reference.function == nil else { throw Failure("a named function needs Xcode 16") }
         #endif
         model = try MLModel(contentsOf: compiled, configuration: configuration)
         inputs = model.modelDescription.inputDescriptionsByName
@@ -198,6 +190,12 @@ struct Part {
             state = model.makeState()
         }
         #endif
+        for name in reference.commits.map({ $0.cache }) {
+            guard let declared = inputs[name]?.multiArrayConstraint else { continue }
+            let cache = try MLMultiArray(shape: declared.shape, dataType: declared.dataType)
+            cache.withUnsafeMutableBytes { bytes, _ in _ = bytes.initializeMemory(as: UInt8.self, repeating: 0) }
+            caches[name] = cache
+        }
     }
 
     func predict(_ values: [String: MLFeatureValue]) throws -> MLFeatureProvider {
@@ -216,18 +214,19 @@ func run(_ call: Int, _ parts: [Part], _ reference: Reference, _ report: inout R
     var inputs = parts.map { _ in [String: MLFeatureValue]() }
     for (index, part) in parts.enumerated() {
         for name in part.inputs.keys where index == 0 || name != "hidden_in" {
-            guard let tensor = reference.tensor(name, call: call, part: index) else {
+            guard let array = try part.caches[name] ?? reference.tensor(name, call: call, part: index)?.array() else {
                 throw Failure("call \(call): the reference has no input \(name)")
             }
-            inputs[index][name] = MLFeatureValue(multiArray: try tensor.array())
+            inputs[index][name] = MLFeatureValue(multiArray: array)
         }
     }
     let rounds = parts.contains { $0.state != nil } ? 1 : 5
     var times: [Double] = []
+    var made: [MLFeatureProvider] = []
     for round in 0..<rounds {
         try autoreleasepool {
             var time = 0.0
-            var made: [MLFeatureProvider] = []
+            made = []
             for (index, part) in parts.enumerated() {
                 if index > 0 { inputs[index]["hidden_in"] = made[index - 1].featureValue(for: "hidden_out") }
                 let begin = Date()
@@ -238,8 +237,42 @@ func run(_ call: Int, _ parts: [Part], _ reference: Reference, _ report: inout R
             if round == 0 { try compare(call, made, reference, &report) }
         }
     }
+    try commit(call, made, parts, reference)
     report.callMilliseconds.append(times.sorted()[times.count / 2])
     report.lines.append("call \(call): " + times.map { String(format: "%.2f", $0) }.joined(separator: ", ") + " ms")
+}
+
+/// What a host does after a call: keeps the new rows for later calls, or drops them where no position is given.
+func commit(_ call: Int, _ made: [MLFeatureProvider], _ parts: [Part], _ reference: Reference) throws {
+    guard !reference.commits.isEmpty, let tensor = reference.tensors["call\(call).commit"] else { return }
+    guard tensor.scalar == .i32, tensor.shape == [1] else { throw Failure("call\(call).commit is not one I32") }
+    for (part, given) in zip(parts, made) {
+        for (name, input) in reference.commits {
+            guard let cache = part.caches[input] else { continue }
+            let place = "call \(call) \(name) for \(input)"
+            guard let rows = given.featureValue(for: name)?.multiArrayValue else { throw Failure("\(place): missing") }
+            try write(rows, into: cache, at: tensor.array()[0].intValue, place)
+        }
+    }
+}
+
+/// Writes rows, [L, 1, KV, T, D], into a cache, [L, 1, KV, C, D], from a position of axis 3 on.
+func write(_ rows: MLMultiArray, into cache: MLMultiArray, at position: Int, _ place: String) throws {
+    let (shape, room) = (rows.shape.map { $0.intValue }, cache.shape.map { $0.intValue })
+    guard shape.count == 5, room.count == 5, shape[..<3] == room[..<3], shape[4] == room[4],
+        position >= 0, position + shape[3] <= room[3],
+        let width = Scalar.allCases.first(where: { $0.type == cache.dataType })?.width
+    else { throw Failure("\(place): \(shape) does not fit into \(room) at \(position)") }
+    let same = rows.dataType == cache.dataType
+    let rows = same ? rows : MLMultiArray(concatenating: [rows], axis: 0, dataType: cache.dataType)
+    rows.withUnsafeBytes { source in
+        cache.withUnsafeMutableBytes { target, strides in
+            let first = position * strides[3]
+            for (from, to) in zip(offsets(shape, rows.strides.map { $0.intValue }), offsets(shape, strides)) {
+                memcpy(target.baseAddress! + (first + to) * width, source.baseAddress! + from * width, width)
+            }
+        }
+    }
 }
 
 func compare(_ call: Int, _ made: [MLFeatureProvider], _ reference: Reference, _ report: inout Report) throws {
@@ -253,7 +286,7 @@ func compare(_ call: Int, _ made: [MLFeatureProvider], _ reference: Reference, _
             let shape = array.shape.map { $0.intValue }
             guard shape == tensor.shape else { throw Failure("\(place) is \(shape), expected is \(tensor.shape)") }
             let row = name == "logits" ? shape.last : nil
-            report.compare(try values(array), tensor.values(), row: row, name: place)
+            report.compare(try values(array), try values(tensor.array()), row: row, name: place)
             seen = true
         }
         guard seen else { throw Failure("call \(call): no package gives \(name), or the reference lacks it") }
@@ -282,7 +315,7 @@ func perform(_ step: String, _ folder: URL, _ work: URL) throws {
         let compiled = reference.packages.indices.map { work.appendingPathComponent("\($0).mlmodelc") }
         if let unit = units.first(where: { $0.name == step })?.value {
             let begin = Date()
-            let parts = try compiled.map { try Part($0, unit, reference.function) }
+            let parts = try compiled.map { try Part($0, unit, reference) }
             report.loadSeconds = Date().timeIntervalSince(begin)
             try PropertyListEncoder().encode(report).write(to: file)
             for call in 0..<reference.calls { try run(call, parts, reference, &report) }
@@ -354,9 +387,7 @@ func check(_ folder: URL, _ verbose: Bool) throws -> Bool {
     return agrees
 }
 
-func say(_ text: String) {
-    FileHandle.standardOutput.write(Data((text + "\n").utf8))
-}
+func say(_ text: String) { FileHandle.standardOutput.write(Data((text + "\n").utf8)) }
 
 func row(_ cells: [String]) -> String {
     let padded = zip(cells, [20, 9, 10, 10, 11, 10]).map { $0.padding(toLength: $1, withPad: " ", startingAt: 0) }
