@@ -39,17 +39,28 @@ impl Judge {
 
     /// The package must also make these outputs of these inputs, to 1e-5 of the largest.
     pub(crate) fn compare(&mut self, package: &Path, given: &Tensors, made: &Tensors) {
+        self.compare_function(package, None, given, made);
+    }
+
+    /// The same for one of its functions, or the only one.
+    pub(crate) fn compare_function(&mut self, package: &Path, function: Option<&str>, given: &Tensors, made: &Tensors) {
         let numbers = made.values().flat_map(|(_, _, bytes)| bytes.chunks_exact(4));
         let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().unwrap()).abs();
         let largest = numbers.map(number).fold(0.0, f32::max);
+        let case = self.cases.len();
         let file = |what: &str, tensors| {
-            let path = package.with_extension(what);
+            let path = self.folder.join(format!("{case}.{what}"));
             fs::write(&path, safetensors(tensors)).unwrap();
             path
         };
         let (inputs, outputs) = (file("inputs", given), file("outputs", made));
-        let limit = 1e-5 * largest;
-        self.cases.push(json!({ "package": package, "inputs": inputs, "outputs": outputs, "max_error": limit }));
+        self.cases.push(json!({
+            "package": package,
+            "function": function,
+            "inputs": inputs,
+            "outputs": outputs,
+            "max_error": 1e-5 * largest,
+        }));
     }
 
     /// A copy of a package, broken in a way that `self_tests/mutations.py` knows by name.
