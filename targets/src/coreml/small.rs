@@ -10,8 +10,8 @@ use prost::Message;
 use super::schema::manifest::Manifest;
 use super::schema::model::Model;
 use super::schema::program::{
-    Block, Bound, Content, DataType, Function, ImmediateValue, Numbers, Operation, RepeatedFloats, RepeatedInts,
-    RepeatedStrings, TensorType, TensorValue, Value, ValueKind, ValueType,
+    Block, Bound, ConstantDimension, Content, DataType, Dimension, Function, ImmediateValue, Numbers, Operation,
+    RepeatedFloats, RepeatedInts, RepeatedStrings, TensorType, TensorValue, Value, ValueKind, ValueType,
 };
 use super::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH};
 use super::{Metadata, Options, Package, legalize};
@@ -195,4 +195,14 @@ pub(super) fn numbers_of(value: &mut Value) -> &mut Numbers {
         Some(Content::Immediate(immediate)) => immediate.tensor.as_mut().unwrap().numbers.as_mut().unwrap(),
         other => panic!("{other:?}"),
     }
+}
+
+/// An axis of that size, which is unknown where it is 0.
+pub(super) fn axis(size: u64) -> Dimension {
+    Dimension { constant: (size > 0).then_some(ConstantDimension { size }) }
+}
+
+/// The size of an axis, which is known.
+pub(super) fn size_of(dimension: &mut Dimension) -> &mut u64 {
+    &mut dimension.constant.as_mut().unwrap().size
 }

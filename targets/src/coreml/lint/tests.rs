@@ -7,8 +7,7 @@ use diffulex_compiler::ir::Encoding;
 
 use super::*;
 use crate::coreml::schema::program::{
-    Argument, Binding, Bound, ConstantDimension, DataType, Dimension, NamedValueType, Numbers, Operation,
-    RepeatedBytes, ValueKind,
+    Argument, Binding, Bound, DataType, Dimension, NamedValueType, Numbers, Operation, RepeatedBytes, ValueKind,
 };
 use crate::coreml::small::{self, Parts, tensor_of};
 use crate::coreml::{Attention, Deployment, Interface, Metadata, Norm, Options, Package};
@@ -49,8 +48,7 @@ fn grouped() -> Parts {
 
 /// Axes of these sizes; 0 where the size is unknown.
 fn axes(sizes: &[u64]) -> Vec<Dimension> {
-    let dimension = |&size: &u64| Dimension { constant: (size > 0).then_some(ConstantDimension { size }) };
-    sizes.iter().map(dimension).collect()
+    sizes.iter().copied().map(small::axis).collect()
 }
 
 /// Declares the result of an operation to have these axes.

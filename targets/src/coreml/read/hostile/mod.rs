@@ -7,7 +7,7 @@
 use diffulex_compiler::ir::Encoding;
 
 use super::read;
-use crate::coreml::small::{Parts, offset_of, tensor_of};
+use crate::coreml::small::{Parts, axis, offset_of, size_of, tensor_of};
 use crate::coreml::{Attention, Deployment, Interface, Nibbles, Options};
 
 mod files;

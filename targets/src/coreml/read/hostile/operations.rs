@@ -1,9 +1,7 @@
 //! Wrong names, types, parameters and constants.
 
 use super::*;
-use crate::coreml::schema::program::{
-    Argument, Bound, ConstantDimension, Dimension, Numbers, Operation, RepeatedBytes, RepeatedFloats,
-};
+use crate::coreml::schema::program::{Argument, Bound, Numbers, Operation, RepeatedBytes, RepeatedFloats};
 use crate::coreml::small::{int, numbers_of, single};
 
 #[test]
@@ -47,7 +45,7 @@ fn names() {
 #[test]
 fn types() {
     refused(Base::Half, "type of the result is", |p| {
-        p.operation("matmul", 0).result().dimensions[3].constant.as_mut().unwrap().size += 1;
+        *size_of(&mut p.operation("matmul", 0).result().dimensions[3]) += 1;
     });
     refused(Base::Half, "type of the result is", |p| p.operation("linear", 0).result().data_type = 11);
     refused(Base::Half, "rank is 4, not 3", |p| p.operation("linear", 0).result().rank = 4);
@@ -57,7 +55,7 @@ fn types() {
         ty.rank = 6;
     });
     refused(Base::Half, "`linear` of \"layers_0_k\": this reader does not know an axis of unknown size", |p| {
-        p.operation("linear", 0).result().dimensions[1].constant = None;
+        p.operation("linear", 0).result().dimensions[1] = axis(0);
     });
     refused(Base::Half, "element type 12 of the program", |p| p.operation("linear", 0).result().data_type = 12);
     refused(Base::Half, "a value that is no tensor", |p| p.operation("linear", 0).outputs[0].r#type = None);
@@ -129,13 +127,13 @@ fn parameters() {
 
 #[test]
 fn constants() {
-    let axis = |p: &mut Parts| p.operation("softmax", 0).name_of("axis").clone();
+    let last = |p: &mut Parts| p.operation("softmax", 0).name_of("axis").clone();
     refused(Base::Half, "axis is 9, and there are 4 axes", |p| {
-        let name = axis(p);
+        let name = last(p);
         *p.constant(&name) = int(9);
     });
     refused(Base::Half, "a softmax along another axis", |p| {
-        let name = axis(p);
+        let name = last(p);
         *p.constant(&name) = int(1);
     });
     refused(Base::Half, "an immediate fp16 like this", |p| {
@@ -156,10 +154,9 @@ fn constants() {
     });
     refused(Base::Half, "number of elements is 1000000, beyond 1024", |p| {
         let value = p.constant("fp16_bf800000");
-        let one = ConstantDimension { size: 1_000_000 };
         let ty = tensor_of(&mut value.r#type);
         ty.rank = 1;
-        ty.dimensions = vec![Dimension { constant: Some(one) }];
+        ty.dimensions = vec![axis(1_000_000)];
     });
     refused(Base::Half, "a constant with a text beside it", |p| p.constant("fp16_bf800000").doc_string = "x".into());
     refused(Base::Half, "has no value of a known kind", |p| p.constant("fp16_bf800000").content = None);

@@ -4,7 +4,7 @@ use super::*;
 use crate::coreml::schema::model::{
     ArrayFeatureType, FeatureDescription, FeatureKind, FunctionDescription, ModelDescription,
 };
-use crate::coreml::schema::program::{Block, ConstantDimension, Dimension, Function, Operation, Value};
+use crate::coreml::schema::program::{Block, Function, Operation, Value};
 use crate::coreml::small::text;
 
 /// The described array of a feature.
@@ -142,13 +142,13 @@ fn features() {
         p.function().inputs.remove(2);
     });
     refused(Base::Half, "an axis of unknown size", |p| {
-        tensor_of(&mut p.function().inputs[0].r#type).dimensions[1].constant = None;
+        tensor_of(&mut p.function().inputs[0].r#type).dimensions[1] = axis(0);
     });
     refused(Base::Half, "number of layers is 100000, beyond 1024", |p| {
         let of = |name: &'static str| move |input: &&mut FeatureDescription| input.name == name;
         array(description(p).input.iter_mut().find(of("k_cache")).unwrap()).shape[0] = 100_000;
         let input = p.function().inputs.iter_mut().find(|input| input.name == "k_cache").unwrap();
-        tensor_of(&mut input.r#type).dimensions[0].constant.as_mut().unwrap().size = 100_000;
+        *size_of(&mut tensor_of(&mut input.r#type).dimensions[0]) = 100_000;
     });
 }
 
@@ -184,8 +184,7 @@ fn outputs() {
         p.operation("linear", 4).attributes.insert("name".into(), text("other"));
         let gain = |operation: &&Operation| operation.outputs.iter().any(|result| result.name == "layers__0__gain");
         let mut constant = p.block().operations.iter().find(gain).unwrap().clone();
-        let shape: Vec<Dimension> =
-            [1, 2, 32].map(|size| Dimension { constant: Some(ConstantDimension { size }) }).into();
+        let shape = [1, 2, 32].map(axis).into();
         let value = constant.attributes.get_mut("val").unwrap();
         (tensor_of(&mut value.r#type).rank, tensor_of(&mut value.r#type).dimensions) = (3, shape);
         constant.outputs[0].r#type = value.r#type.clone();

@@ -80,25 +80,25 @@ fn places() {
 fn sizes() {
     refused(Base::Half, "number of bytes is", |p| {
         let value = p.blob();
-        tensor_of(&mut value.r#type).dimensions[0].constant.as_mut().unwrap().size += 1;
+        *size_of(&mut tensor_of(&mut value.r#type).dimensions[0]) += 1;
     });
     refused(Base::Half, "number of elements is 4611686014132420609, beyond 1099511627776", |p| {
         let value = p.blob();
         for dimension in &mut tensor_of(&mut value.r#type).dimensions {
-            dimension.constant.as_mut().unwrap().size = i32::MAX as u64;
+            *size_of(dimension) = i32::MAX as u64;
         }
     });
     refused(Base::Half, "size of an axis is 18446744073709551615, beyond 2147483647", |p| {
-        tensor_of(&mut p.blob().r#type).dimensions[0].constant.as_mut().unwrap().size = u64::MAX;
+        *size_of(&mut tensor_of(&mut p.blob().r#type).dimensions[0]) = u64::MAX;
     });
     refused(Base::Half, "number of elements is 18446744073709551615", |p| {
         let ty = tensor_of(&mut p.blob().r#type);
         ty.dimensions = [ty.dimensions[0]; 5].into();
-        ty.dimensions.iter_mut().for_each(|dimension| dimension.constant.as_mut().unwrap().size = i32::MAX as u64);
+        ty.dimensions.iter_mut().for_each(|dimension| *size_of(dimension) = i32::MAX as u64);
         ty.rank = 5;
     });
     refused(Base::Half, "an axis of 0", |p| {
-        tensor_of(&mut p.blob().r#type).dimensions[0].constant.as_mut().unwrap().size = 0;
+        *size_of(&mut tensor_of(&mut p.blob().r#type).dimensions[0]) = 0;
     });
 }
 
@@ -112,14 +112,14 @@ fn compressed_weights() {
         for key in ["scale", "offset"] {
             blockwise(p, key, |value| {
                 let axes = &mut tensor_of(&mut value.r#type).dimensions;
-                (axes[0].constant.as_mut().unwrap().size, axes[1].constant.as_mut().unwrap().size) = (10, 1);
+                (*size_of(&mut axes[0]), *size_of(&mut axes[1])) = (10, 1);
             });
         }
     });
     refused(Base::Int4, "uint4 with 10 scales a row of 64", |p| {
         blockwise(p, "scale", |value| {
             let axes = &mut tensor_of(&mut value.r#type).dimensions;
-            (axes[0].constant.as_mut().unwrap().size, axes[1].constant.as_mut().unwrap().size) = (1, 10);
+            (*size_of(&mut axes[0]), *size_of(&mut axes[1])) = (1, 10);
         });
     });
     refused(Base::Int4, "type of the offset is", |p| {
@@ -158,6 +158,6 @@ fn compressed_weights() {
         affine(p, "axis", |value| *value = int(1));
     });
     refused(Base::Int8, "type of the scales is", |p| {
-        affine(p, "scale", |value| tensor_of(&mut value.r#type).dimensions[0].constant.as_mut().unwrap().size = 4);
+        affine(p, "scale", |value| *size_of(&mut tensor_of(&mut value.r#type).dimensions[0]) = 4);
     });
 }
