@@ -89,7 +89,8 @@ Examples:
   diffulex-edge build recipes/sdar-1.7b.toml --models ~/models --set shape.cache=1024
   diffulex-edge build recipes/demo.toml --only f16 --dump-ir ir --explain fuse-qkv
   diffulex-edge build recipes/demo.toml --only f32 --stop-after fuse-swiglu
-  diffulex-edge build recipes/demo.toml --set matrix.quant=[f16,int8,8da4w] --report report.html")]
+  diffulex-edge build recipes/demo.toml --set matrix.quant=[f16,int8,8da4w] --report report.html
+  diffulex-edge build recipes/coreml/demo.toml --deny coreml::fused-attention")]
 pub(crate) struct Build {
     /// The recipe
     pub(crate) recipe: PathBuf,
@@ -107,6 +108,9 @@ pub(crate) struct Build {
     /// Say for every place what this pass did there, or why it did nothing
     #[arg(long, value_name = "PASS", conflicts_with = "message_format")]
     pub(crate) explain: Option<String>,
+    /// Fail, and write nothing, where devices are known to do this badly: the name of a lint, or `warnings`
+    #[arg(long, value_name = "LINT")]
+    pub(crate) deny: Vec<String>,
     /// Write a page that shows the error of every weight
     #[arg(long, value_name = "FILE.html")]
     pub(crate) report: Option<PathBuf>,
@@ -122,7 +126,8 @@ The same as a recipe that builds on that of the family; --print-recipe shows it,
 Examples:
   diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --backend xnnpack --dtype bfloat16
   diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype 8da4w --set shape.cache=1024
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype int8 --print-recipe > model.toml")]
+  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype int8 --print-recipe > model.toml
+  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.mlpackage --backend coreml --dtype int4")]
 pub(crate) struct Export {
     /// The checkpoint's folder
     #[arg(long, value_name = "DIR")]
@@ -139,6 +144,9 @@ pub(crate) struct Export {
     /// Override one value of the recipe, as often as needed, such as shape.cache=1024
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
+    /// Fail, and write nothing, where devices are known to do this badly: the name of a lint, or `warnings`
+    #[arg(long, value_name = "LINT")]
+    pub(crate) deny: Vec<String>,
     /// Print the recipe and write no artifact
     #[arg(long)]
     pub(crate) print_recipe: bool,
@@ -151,6 +159,7 @@ Examples:
   diffulex-edge show artifacts/demo-xnnpack-f16          sizes, the error of each kind of weight, defaults
   diffulex-edge show artifacts/demo-xnnpack-f16 --report report.html
   diffulex-edge show artifacts/demo-xnnpack-f16 --ir     the module that was read back from it
+  diffulex-edge show artifacts/demo-coreml-int4 --deny warnings    and what devices may do badly with it
   diffulex-edge show recipes/demo/model                  what is in a checkpoint")]
 pub(crate) struct Show {
     /// A recipe, an artifact or its folder, or a checkpoint
@@ -158,6 +167,12 @@ pub(crate) struct Show {
     /// Print the module
     #[arg(long)]
     pub(crate) ir: bool,
+    /// Print the program of a Core ML package, one operation a line
+    #[arg(long, conflicts_with = "ir")]
+    pub(crate) mil: bool,
+    /// Fail where devices are known to do this badly: the name of a lint, or `warnings`
+    #[arg(long, value_name = "LINT")]
+    pub(crate) deny: Vec<String>,
     /// Write a page that shows the error of every weight of an artifact, or of all those of a recipe
     #[arg(long, value_name = "FILE.html", conflicts_with = "ir")]
     pub(crate) report: Option<PathBuf>,

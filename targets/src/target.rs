@@ -5,6 +5,7 @@ use std::fmt;
 use diffulex_compiler::ir::{Module, WeightSource};
 use diffulex_compiler::quant::Cost;
 
+use crate::coreml::Lint;
 use crate::emit::{Content, EmitError, Metadata, make_file};
 use crate::refusal::Refusal;
 use crate::{coreml, xnnpack};
@@ -97,6 +98,14 @@ impl Planned<'_> {
     /// Size of all files.
     pub fn bytes(&self) -> u64 {
         self.files().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// What devices are known to do badly with it.
+    pub fn lints(&self) -> Vec<Lint> {
+        match self {
+            Planned::Xnnpack(..) => vec![],
+            Planned::Coreml(packages) => packages.lints(),
+        }
     }
 
     /// Writes all files; gives what each weight of the model became. `make` makes the file of that name, one of

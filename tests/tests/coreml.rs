@@ -4,6 +4,8 @@
 //! the product: it executes a package by the format's own rules, and has coremltools load it.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[path = "coreml/check.rs"]
+mod check;
 #[path = "coreml/judge.rs"]
 mod judge;
 

@@ -52,7 +52,8 @@ pub(super) fn tensors(
         let keys = |seen: usize| (0..cached + t).map(move |key| if shown(seen, key) { 0.0 } else { HIDDEN });
         let mask: Vec<f32> = seen.iter().flat_map(|&seen| keys(seen)).collect();
         let rows: Vec<u32> = (0..t as u32).collect();
-        let input = StepInput { tokens: &tokens, positions: &positions, mask: &mask, rows: &rows, cached, cache: &cache };
+        let input =
+            StepInput { tokens: &tokens, positions: &positions, mask: &mask, rows: &rows, cached, cache: &cache };
         engine.step(&input, &mut made)?;
         let rows = made.new.iter().map(|layer| [layer.k.clone(), layer.v.clone()]).collect();
         Ok(Call { tokens, seen, logits: std::mem::take(&mut made.logits), rows })

@@ -7,7 +7,9 @@ use diffulex_compiler::ir::Module;
 use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
 use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml};
 
+use super::check;
 use super::job::{self, Event, Job};
+use super::lints::allowed;
 use super::plan::Plan;
 use crate::Error;
 use crate::report::{REPORT, Report};
@@ -15,13 +17,19 @@ use crate::report::{REPORT, Report};
 /// Builds the artifact's folder. What was there before stays valid until the last file is in place.
 ///
 /// # Errors
-/// As [`job::compile`], and when something cannot be written.
-pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+/// As [`job::compile`], when the artifact has a lint that is denied, and when something cannot be written.
+pub fn run(plan: &Plan, deny: &[String], observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
     let job = &plan.job;
     let mut bundle = Bundle::create(&plan.folder)?;
     let module = job::compile(job, None, observe)?;
     let planned = planned(job, &module, &job.build.name)?;
+    let lints = planned.lints();
+    observe(Event::Lints(&lints));
+    allowed(&lints, deny)?;
     let report = write(job, &planned, &mut |name, content| bundle.write(name, content), observe)?;
+    if let (Planned::Coreml(packages), true) = (&planned, job::checked(&job.build)) {
+        check(&mut bundle, job, packages)?;
+    }
     bundle.write(REPORT, |out| out.write_all(report.to_json().as_bytes()))?;
     for name in Plan::TEXT_FILES {
         let file = job.checkpoint.folder().join(name);
@@ -37,8 +45,13 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error>
 /// Writes the artifact alone, without a folder around it; gives what is told of its weights, and its size.
 ///
 /// # Errors
-/// As [`job::compile`], and when it cannot be written; an older one then stays.
-pub fn export(job: &Job, output: &Path, observe: &mut dyn FnMut(Event<'_>)) -> Result<(Report, u64), Error> {
+/// As [`job::compile`], when it has a lint that is denied, and when it cannot be written; an older one then stays.
+pub fn export(
+    job: &Job,
+    output: &Path,
+    deny: &[String],
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<(Report, u64), Error> {
     let target = job::target(&job.build);
     let package = matches!(target, Target::Coreml(_));
     if package && output.extension().is_none_or(|ending| ending != coreml::EXTENSION) {
@@ -48,6 +61,9 @@ pub fn export(job: &Job, output: &Path, observe: &mut dyn FnMut(Event<'_>)) -> R
     let module = job::compile(job, None, observe)?;
     let stem = output.file_stem().unwrap_or_default().to_string_lossy();
     let planned = planned(job, &module, &stem)?;
+    let lints = planned.lints();
+    observe(Event::Lints(&lints));
+    allowed(&lints, deny)?;
     let parent = output.parent().map_or(PathBuf::new(), Path::to_path_buf);
     let mut open: Option<(String, Bundle)> = None;
     let report = write(
@@ -77,6 +93,27 @@ pub fn export(job: &Job, output: &Path, observe: &mut dyn FnMut(Event<'_>)) -> R
         last.place()?;
     }
     Ok((report, planned.bytes()))
+}
+
+/// Puts the check for a Mac beside packages that lie in `bundle`.
+fn check(bundle: &mut Bundle, job: &Job, packages: &coreml::Packages<'_>) -> Result<(), Error> {
+    let (name, script) = check::SCRIPT;
+    bundle.write(name, |out| out.write_all(script.as_bytes()))?;
+    let artifact = bundle.hidden().join(artifact_name(job));
+    let reference = packages.reference();
+    let mut failed = None;
+    let done = bundle.write(check::TENSORS, |out| match check::tensors(&artifact, &reference, &job.generation, out) {
+        Err(Error::Emit(EmitError::Io(error))) => Err(error),
+        Err(error) => {
+            failed = Some(error);
+            Err(std::io::ErrorKind::Other.into())
+        }
+        Ok(()) => Ok(()),
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(done?),
+    }
 }
 
 /// The artifact of a compiled module, yet to be written.

@@ -9,6 +9,7 @@ use diffulex_compiler::passes::{self, Note};
 use diffulex_compiler::quant;
 use diffulex_compiler::recipe::coreml::{Coreml, Shapes};
 use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Target as RecipeTarget};
+use diffulex_targets::coreml::Lint;
 use diffulex_targets::{Refusal, Target, coreml, xnnpack};
 
 use crate::Error;
@@ -24,6 +25,8 @@ pub enum Event<'a> {
         /// What the pass did, place by place.
         notes: &'a [Note],
     },
+    /// What devices are known to do badly with the artifact, before it is written.
+    Lints(&'a [Lint]),
     /// Bytes of the artifact were written.
     Written {
         /// So far.
@@ -120,6 +123,11 @@ fn lengths(build: &recipe::Build, asked: &Coreml) -> Vec<u32> {
         (None, Shapes::Enumerated | Shapes::Functions) => vec![build.shape.block.value],
         _ => vec![],
     }
+}
+
+/// Whether a check for a Mac stands beside the artifact.
+pub(super) fn checked(build: &recipe::Build) -> bool {
+    matches!(&build.target.value, RecipeTarget::Coreml(asked) if asked.check.value)
 }
 
 /// The passes that a build asks for.

@@ -7,11 +7,13 @@
 //! [`forecast()`] tells sizes before there is a checkpoint.
 
 mod agreement;
+mod check;
 mod digests;
 mod emit;
 mod forecast;
 mod freshness;
 mod job;
+pub mod lints;
 mod plan;
 
 pub(crate) use digests::Digests;

@@ -10,7 +10,7 @@ use diffulex_edge::build::{self, Event, Freshness, Plan};
 use diffulex_targets::artifact::Manifest;
 use indicatif::ProgressBar;
 
-use super::{plans, write_report};
+use super::{lints, plans, write_report};
 use crate::args::{Build, MessageFormat};
 use crate::terminal::{bytes_bar, note, print, say};
 
@@ -24,6 +24,7 @@ pub(crate) fn run(args: &Build) -> Result<bool, Error> {
 }
 
 fn builds(args: &Build) -> Result<bool, Error> {
+    build::lints::known(&args.deny)?;
     let plans = plans(&args.recipe, &args.places)?;
     for plan in &plans {
         for stage in args.stop_after.iter().chain(&args.explain) {
@@ -45,7 +46,7 @@ fn builds(args: &Build) -> Result<bool, Error> {
 pub(crate) fn ensure(plans: &[Plan]) -> Result<(), Error> {
     for plan in plans.iter().filter(|p| p.freshness != Freshness::Fresh) {
         note(&format!("building {} ({})", plan.job.build.name, plan.freshness));
-        write(plan, &mut |_| Ok(()))?;
+        write(plan, &[], &mut |_| Ok(()))?;
     }
     Ok(())
 }
@@ -55,7 +56,11 @@ pub(crate) fn ensure(plans: &[Plan]) -> Result<(), Error> {
 fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
     let mut number = 0;
     let mut see = |event: &Event<'_>| -> Result<(), Error> {
-        let Event::Stage { name, module, notes } = event else { return Ok(()) };
+        let (name, module, notes) = match event {
+            Event::Stage { name, module, notes } => (name, module, notes),
+            Event::Lints(found) => return lints::tell(args.message_format, &plan.job.build.name, found),
+            Event::Written { .. } => return Ok(()),
+        };
         number += 1;
         if let Some(folder) = &args.dump_ir {
             dump(&folder.join(&plan.job.build.name), &format!("{number:02}-{name}"), module)?;
@@ -81,19 +86,20 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
                 return print(&ir::print(&module));
             }
         }
+        build::lints::allowed(&lints::of(&plan.artifact())?, &args.deny)?;
         return report(args.message_format, plan, "fresh", None);
     }
     let started = std::time::Instant::now();
-    write(plan, &mut see)?;
+    write(plan, &args.deny, &mut see)?;
     let why = if plan.freshness == Freshness::Fresh { "forced".into() } else { plan.freshness.to_string() };
     report(args.message_format, plan, &why, Some(started.elapsed().as_secs_f64()))
 }
 
 /// Writes one artifact with a bar.
-fn write(plan: &Plan, see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> Result<(), Error> {
+fn write(plan: &Plan, deny: &[String], see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> Result<(), Error> {
     let bar: ProgressBar = bytes_bar(&plan.job.build.name);
     let mut failed = Ok(());
-    let done = build::run(plan, &mut |event| {
+    let done = build::run(plan, deny, &mut |event| {
         if let Event::Written { bytes, total } = event {
             bar.set_length(total);
             bar.set_position(bytes);

@@ -7,11 +7,13 @@ use diffulex_edge::export::{Request, printed};
 use diffulex_edge::{Error, report};
 use indicatif::HumanBytes;
 
+use super::lints::line;
 use crate::args::Export;
-use crate::terminal::{bytes_bar, print, say};
+use crate::terminal::{bytes_bar, note, print, say};
 
 /// Runs the command.
 pub(crate) fn run(args: &Export) -> Result<bool, Error> {
+    build::lints::known(&args.deny)?;
     let request = Request {
         checkpoint: &args.hf_model_path,
         output: &args.output_path,
@@ -26,14 +28,18 @@ pub(crate) fn run(args: &Export) -> Result<bool, Error> {
     let started = Instant::now();
     let job = request.job()?;
     let bar = bytes_bar(&args.output_path.to_string_lossy());
-    let done = build::export(&job, &args.output_path, &mut |event| {
-        if let Event::Written { bytes, total } = event {
+    let mut lints = Vec::new();
+    let done = build::export(&job, &args.output_path, &args.deny, &mut |event| match event {
+        Event::Written { bytes, total } => {
             bar.set_length(total);
             bar.set_position(bytes);
         }
+        Event::Lints(found) => lints = found.to_vec(),
+        Event::Stage { .. } => {}
     });
     bar.finish_and_clear();
     let (report, bytes) = done?;
+    lints.iter().for_each(|lint| note(&line(lint)));
     let (file, size) = (args.output_path.display(), HumanBytes(bytes));
     let (bits, seconds) = (report.bits_per_weight(), started.elapsed().as_secs_f64());
     print(&report::weights(&report))?;

@@ -6,6 +6,7 @@ pub(crate) mod build;
 mod checks;
 pub(crate) mod export;
 mod flags;
+mod lints;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod verify;

@@ -10,9 +10,10 @@ use diffulex_edge::build::{self, Forecast, Network, forecast};
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, report};
 use diffulex_targets::artifact::Manifest;
+use diffulex_targets::coreml;
 use indicatif::{HumanBytes, HumanCount};
 
-use super::{plans, recipes_only, write_report};
+use super::{lints, plans, recipes_only, write_report};
 use crate::args::Show;
 use crate::terminal::print;
 
@@ -29,6 +30,17 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
         };
         return write_report(file, &folders).map(|()| true);
     }
+    build::lints::known(&args.deny)?;
+    let path = match kind {
+        Kind::Bundle => args.path.join(Manifest::read(&args.path)?.artifact),
+        _ => args.path.clone(),
+    };
+    let lints = lints::of(&path)?;
+    if args.mil {
+        let packages = coreml::folders(&path).and_then(|all| all.iter().map(|folder| coreml::text(folder)).collect());
+        let texts: Vec<String> = packages.map_err(|error| Error::Read { file: path, error: Box::new(error.into()) })?;
+        return print(&texts.join("\n")).map(|()| true);
+    }
     let text = match (&kind, args.ir) {
         (Kind::Recipe, false) => {
             let recipe = recipe::load(&args.path, &args.places.overrides)?;
@@ -40,10 +52,14 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
             modules.map(|m| Ok(ir::print(&m?))).collect::<Result<Vec<String>, Error>>()?.join("\n")
         }
         (_, true) => ir::print(&subject::open(&args.path, None)?.module),
-        (_, false) => described(&kind, &args.path)?,
+        (_, false) => {
+            let told: String = lints.iter().map(|lint| lints::line(lint) + "\n").collect();
+            let break_before = if told.is_empty() { "" } else { "\n" };
+            described(&kind, &args.path)? + break_before + &told
+        }
     };
     print(&text)?;
-    Ok(true)
+    build::lints::allowed(&lints, &args.deny).map(|()| true)
 }
 
 /// Each effective value with the place it was written at.

@@ -55,7 +55,7 @@ fn write_overview(out: &mut String, subjects: &[Reported]) -> std::fmt::Result {
     let heads = heads.map(|head| format!("<th>{head}</th>")).concat();
     writeln!(out, "<table><tr>{heads}</tr>")?;
     for Reported { manifest, report, verification } in subjects {
-        let file = manifest.files.get(&manifest.artifact).map_or(0, |file| file.bytes);
+        let file = manifest.artifact_bytes();
         let bits = report.as_ref().map_or(String::new(), |r| format!("{:.2}", r.bits_per_weight()));
         let least = report.as_ref().map(|r| r.weights.iter().filter_map(|w| w.sqnr).reduce(f64::min));
         let (engine, distance) = match verification {

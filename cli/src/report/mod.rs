@@ -170,7 +170,7 @@ pub fn keep(folder: &Path, verification: &Verification) -> Result<(), Error> {
 
 /// The digest of the artifact itself.
 fn digest(manifest: &Manifest) -> String {
-    manifest.files.get(&manifest.artifact).map_or(String::new(), |file| file.sha256.clone())
+    manifest.artifact_files().map(|(_, file)| file.sha256.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 fn read<T: serde::de::DeserializeOwned>(file: &Path) -> Result<Option<T>, Error> {

@@ -23,7 +23,7 @@ pub(super) struct Kind<'a> {
 pub fn summary(subject: &Reported) -> String {
     let mut text = String::new();
     if let Some(report) = &subject.report {
-        let file = subject.manifest.files.get(&subject.manifest.artifact).map_or(0, |file| file.bytes);
+        let file = subject.manifest.artifact_bytes();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "size       {}, {:.2} bits a weight\n", HumanBytes(file), report.bits_per_weight());
         text.push_str(&weights(report));

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use diffulex_compiler::ir::{Module, Op, Weight, WeightError, WeightExpr, WeightSource};
+use diffulex_compiler::ir::{Module, Node, Op, Weight, WeightError, WeightExpr, WeightSource};
 use diffulex_compiler::quant::{self, Encoded};
 
 use super::Check;
@@ -31,8 +31,11 @@ pub fn compare(
 fn origin(source: &Module, weight: &Weight) -> Option<Weight> {
     let named = |name: &str| source.weight_id(name).map(|id| source.weight(id).clone());
     let formula = |expr| Some(Weight { expr, ..weight.clone() });
-    let theta =
-        || source.nodes.iter().find_map(|n| if let Op::RopeCos { theta, .. } = n.op { Some(theta) } else { None });
+    let theta = || {
+        let computed = |n: &Node| if let Op::RopeCos { theta, .. } = n.op { Some(theta) } else { None };
+        let tabled = |w: &Weight| if let WeightExpr::RopeCos(theta) = w.expr { Some(theta) } else { None };
+        source.nodes.iter().find_map(computed).or_else(|| source.weights.iter().find_map(tabled))
+    };
     let scale =
         || source.nodes.iter().find_map(|n| if let Op::Attention { scale } = n.op { Some(scale) } else { None });
     match (weight.name.as_str(), weight.name.rsplit_once('.')) {

@@ -73,11 +73,16 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Size of the artifact itself, in all its files.
-    pub fn artifact_bytes(&self) -> u64 {
+    /// The files of the artifact itself, in all its parts.
+    pub fn artifact_files(&self) -> impl Iterator<Item = (&String, &FileEntry)> {
         let ending = Path::new(&self.artifact).extension();
-        let own = |name: &str| Path::new(name.split('/').next().unwrap_or_default()).extension() == ending;
-        self.files.iter().filter(|(name, _)| own(name)).map(|(_, file)| file.bytes).sum()
+        let own = move |name: &str| Path::new(name.split('/').next().unwrap_or_default()).extension() == ending;
+        self.files.iter().filter(move |(name, _)| own(name))
+    }
+
+    /// Their size.
+    pub fn artifact_bytes(&self) -> u64 {
+        self.artifact_files().map(|(_, file)| file.bytes).sum()
     }
 
     /// Compares every file of the folder with its size, and those of at most `largest` bytes with their digest.

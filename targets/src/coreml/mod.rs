@@ -14,6 +14,7 @@ mod legal;
 mod lint;
 mod options;
 mod read;
+mod reference;
 mod schema;
 #[cfg(test)]
 mod small;
@@ -23,7 +24,8 @@ pub use emit::{EmitError, Metadata, Package, Packages};
 pub use legal::legalize;
 pub use lint::{LINTS, Lint, Rule, Severity, lint};
 pub use options::{Attention, Deployment, Interface, Nibbles, Norm, Options, Shapes};
-pub use read::{Artifact, Fault, Place, ReadError, read, text};
+pub use read::{Artifact, Fault, Place, ReadError, folders, read, text};
+pub use reference::{Call, Reference};
 
 /// Name of the target in recipes and stages.
 pub const NAME: &str = "coreml";

@@ -10,8 +10,8 @@ use std::io::{self, Write};
 use diffulex_compiler::ir::{CacheShape, Sizes};
 use half::f16;
 
-use super::Interface;
 use super::schema::{CACHES, LOGITS, MASK, NEW_ROWS, POSITIONS, ROWS, TOKENS, WRITE_POS};
+use super::{EmitError, Interface};
 
 /// Largest error of an output that computes in `fp16`, as a share of the largest number that is expected of it.
 const MAX_ERROR: &str = "5e-2";
@@ -66,7 +66,7 @@ impl Reference {
     ///
     /// # Errors
     /// When `call` fails, or writing does.
-    pub fn write<E: From<io::Error>>(
+    pub fn write<E: From<EmitError>>(
         &self,
         out: &mut dyn Write,
         call: &mut dyn FnMut(usize) -> Result<Call, E>,
@@ -85,10 +85,10 @@ impl Reference {
         // The crate of the format keeps its metadata in no order, and these bytes are to be the same everywhere.
         let mut header = serde_json::Value::Object(header).to_string().into_bytes();
         header.resize(header.len().next_multiple_of(8), b' ');
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
+        let before = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+        out.write_all(&before).map_err(EmitError::Io)?;
         for start in starts {
-            self.write_call(start, &call(start)?, out)?;
+            self.write_call(start, &call(start)?, out).map_err(EmitError::Io)?;
         }
         Ok(())
     }

@@ -44,6 +44,18 @@ impl Judge {
 
     /// The same of one of several functions.
     pub(crate) fn compare_function(&mut self, package: &Path, function: Option<&str>, given: &Tensors, made: &Tensors) {
+        self.compare_within(1e-5, package, function, given, made);
+    }
+
+    /// The same, to a share of the largest.
+    pub(crate) fn compare_within(
+        &mut self,
+        share: f32,
+        package: &Path,
+        function: Option<&str>,
+        given: &Tensors,
+        made: &Tensors,
+    ) {
         let numbers = made.values().flat_map(|(_, _, bytes)| bytes.chunks_exact(4));
         let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().unwrap()).abs();
         let largest = numbers.map(number).fold(0.0, f32::max);
@@ -54,7 +66,7 @@ impl Judge {
             path
         };
         let (inputs, outputs) = (file("inputs", given), file("outputs", made));
-        let limit = 1e-5 * largest;
+        let limit = share * largest;
         let mut case = json!({ "package": package, "inputs": inputs, "outputs": outputs, "max_error": limit });
         if let Some(function) = function {
             case["function"] = json!(function);

@@ -14,15 +14,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use diffulex_compiler::ir::{Module, WeightSource};
+use diffulex_compiler::ir::{CacheShape, Module, Sizes, WeightSource};
 use diffulex_compiler::quant::Cost;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::{EmitError, Metadata, Package, Part, check, weights};
 use crate::coreml::chain::split;
+use crate::coreml::lint::of_chain;
 use crate::coreml::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH, keys};
-use crate::coreml::{Options, folder};
+use crate::coreml::{Interface, Lint, Options, Reference, folder};
 use crate::emit::{Content, make_file};
 
 /// What stands for the digest of a chain as long as it is not known.
@@ -73,6 +74,29 @@ impl<'a> Packages<'a> {
             package.files().map(|(name, bytes)| (format!("{folder}/{name}"), bytes))
         };
         self.iter().flat_map(of).collect()
+    }
+
+    /// What devices are known to do badly with them.
+    pub fn lints(&self) -> Vec<Lint> {
+        of_chain(self.list.iter().map(|(_, package)| package.lints()).collect())
+    }
+
+    /// What reference tensors of them look like.
+    pub fn reference(&self) -> Reference {
+        let modules = || self.list.iter().map(|(_, package)| package.module.as_ref());
+        let last = modules().next_back();
+        let width = |module: &Module| module.outputs.first().and_then(|id| module.node(*id).ty.width());
+        let bounds = last.map_or(Sizes { t: 0, c: 0, r: 0 }, |module| module.bounds);
+        let first = self.list.first();
+        let cache = first.map_or(CacheShape { layers: 0, kv_heads: 1, head_dim: 1 }, |(_, first)| first.module.cache);
+        Reference {
+            packages: self.iter().map(|(folder, package)| (folder.into(), package.module.cache.layers)).collect(),
+            bounds,
+            cache: CacheShape { layers: modules().map(|module| module.cache.layers).sum(), ..cache },
+            vocab: last.and_then(width).unwrap_or(0),
+            interface: first.map_or(Interface::Explicit, |(_, first)| first.options.interface),
+            half: first.is_none_or(|(_, first)| first.version >= 7),
+        }
     }
 
     /// Writes all files; gives what each weight of the model became. `make` makes the file of that name, one of

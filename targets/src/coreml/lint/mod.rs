@@ -42,10 +42,10 @@ mod tests;
 mod values;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::ReadError;
-use super::read::Files;
+use super::read::{Files, folders};
 use super::schema::model::Model;
 use super::schema::program::{Content, Value};
 use facts::{Facts, values_of};
@@ -71,15 +71,36 @@ const MAX_FILE: u64 = 1 << 31;
 /// Weights that one program of the Neural Engine held; 3.4 GB did not fit.
 const MAX_ENGINE: u64 = 1_500_000_000;
 
-/// What is known against the package in `folder`: each lint once, in the order of [`LINTS`]. The package may come from any
-/// writer and use what [`super::read()`] does not know, as long as its messages decode.
+/// What is known against the package in `folder`, or all of its chain: each lint once, in the order of [`LINTS`]. The
+/// package may come from any writer and use what [`super::read()`] does not know, as long as its messages decode.
 ///
 /// # Errors
 /// When it is no package of an ML Program, or a weight file is missing.
 pub fn lint(folder: &Path) -> Result<Vec<Lint>, ReadError> {
-    let files = Files::open(folder)?;
-    let sizes = weight_files(&files.model).into_iter().map(|name| Ok(files.weight_file(name)?.1));
-    Ok(check(&files.model, &sizes.collect::<Result<Vec<u64>, ReadError>>()?))
+    let one = |folder: &PathBuf| {
+        let files = Files::open(folder)?;
+        let sizes = weight_files(&files.model).into_iter().map(|name| Ok(files.weight_file(name)?.1));
+        Ok(check(&files.model, &sizes.collect::<Result<Vec<u64>, ReadError>>()?))
+    };
+    Ok(of_chain(folders(folder)?.iter().map(one).collect::<Result<_, ReadError>>()?))
+}
+
+/// The lints of all packages of a chain.
+pub(super) fn of_chain(packages: Vec<Vec<Lint>>) -> Vec<Lint> {
+    let (mut all, chained) = (Found::default(), packages.len() > 1);
+    for (number, lints) in (1..).zip(packages) {
+        for mut lint in lints {
+            match all.0.iter_mut().find(|known| known.name == lint.name) {
+                Some(known) => known.count += lint.count,
+                None if chained => {
+                    lint.place = format!("part {number}, {}", lint.place);
+                    all.0.push(lint);
+                }
+                None => all.0.push(lint),
+            }
+        }
+    }
+    all.sorted()
 }
 
 /// What is known against a model whose weight files have these sizes.

@@ -69,6 +69,16 @@ impl Part {
     }
 }
 
+/// The package in `folder` and, where it is a part of a chain, all others of it, in their order.
+///
+/// # Errors
+/// When it is none, or has another name than the part that it says it is.
+pub fn folders(folder: &Path) -> Result<Vec<PathBuf>> {
+    let files = Files::open(folder)?;
+    let facts = files.model.description.as_ref().and_then(|description| description.metadata.as_ref());
+    Part::read(facts)?.map_or(Ok(vec![folder.into()]), |part| part.folders(folder))
+}
+
 impl Chain {
     /// The package in `folder` and, where it is a part of a chain, all others of it.
     pub(super) fn read(folder: &Path) -> Result<Chain> {

@@ -52,6 +52,7 @@ use memmap2::Mmap;
 
 use super::schema::keys;
 use super::{FORMAT_VERSION, Interface, Shapes};
+pub use chain::folders;
 use error::Result;
 pub use error::{Fault, Place, ReadError};
 pub(super) use package::Files;
