@@ -89,7 +89,7 @@ Examples:
   diffulex-edge build recipes/sdar-1.7b.toml --models ~/models --set shape.cache=1024
   diffulex-edge build recipes/demo.toml --only f16 --dump-ir ir --explain fuse-qkv
   diffulex-edge build recipes/demo.toml --only f32 --stop-after fuse-swiglu
-  diffulex-edge build recipes/demo.toml --set matrix.quant=[f16,int8,8da4w] --report report.html
+  diffulex-edge build recipes/demo.toml --set 'matrix.quant=[\"f16\",\"int8\"]' --report report.html
   diffulex-edge build recipes/coreml/demo.toml --deny coreml::fused-attention")]
 pub(crate) struct Build {
     /// The recipe

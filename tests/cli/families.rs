@@ -3,7 +3,7 @@
 use super::{Place, Ran, fixture, root, snapshot};
 
 /// A recipe `tiny.toml` of a family's tiny checkpoint.
-fn place(family: &str) -> Place {
+pub(crate) fn place(family: &str) -> Place {
     let place = Place::new();
     let recipe = format!(
         "extends = \"{}/recipes/families/{family}.toml\"\nname = \"tiny\"\n\n[model]\ncheckpoint = \"tiny\"\n\n[shape]\n\

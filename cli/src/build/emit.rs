@@ -1,5 +1,6 @@
 //! Writing artifacts: the files of a compiled module, and what stands beside them in a build's folder.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
@@ -65,33 +66,19 @@ pub fn export(
     observe(Event::Lints(&lints));
     allowed(&lints, deny)?;
     let parent = output.parent().map_or(PathBuf::new(), Path::to_path_buf);
-    let mut open: Option<(String, Bundle)> = None;
-    let report = write(
-        job,
-        &planned,
-        &mut |name, content| {
-            let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
-                return artifact::write_alone(output, content).map(drop);
-            };
-            if open.as_ref().is_some_and(|(known, _)| known != folder)
-                && let Some((_, done)) = open.take()
-            {
-                done.place()?;
-            }
-            let (_, bundle) = match &mut open {
-                Some(bundle) => bundle,
-                None => {
-                    let made = Bundle::replacing(&parent.join(folder), coreml::MANIFEST)?;
-                    open.insert((folder.to_string(), made))
-                }
-            };
-            bundle.write(file, content)
-        },
-        observe,
-    )?;
-    if let Some((_, last)) = open {
-        last.place()?;
-    }
+    // The files of a chain come in no order, and none of its packages may stand without the others.
+    let mut folders: BTreeMap<String, Bundle> = BTreeMap::new();
+    let mut put = |name: &str, content: Content<'_>| {
+        let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
+            return artifact::write_alone(output, content).map(drop);
+        };
+        if !folders.contains_key(folder) {
+            folders.insert(folder.into(), Bundle::replacing(&parent.join(folder), coreml::MANIFEST)?);
+        }
+        folders.get_mut(folder).map_or(Ok(()), |bundle| bundle.write(file, content))
+    };
+    let report = write(job, &planned, &mut put, observe)?;
+    folders.into_values().try_for_each(Bundle::place)?;
     Ok((report, planned.bytes()))
 }
 

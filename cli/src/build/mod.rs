@@ -15,6 +15,7 @@ mod freshness;
 mod job;
 pub mod lints;
 mod plan;
+mod refused;
 
 pub(crate) use digests::Digests;
 pub use digests::Progress;

@@ -20,7 +20,8 @@ pub fn split(module: &Module, parts: u32) -> Result<Vec<Module>, Refusal> {
     let layers = module.cache.layers;
     if parts == 0 || parts > layers {
         let what = format!("{parts} parts of {layers} layers; each part has one layer at least");
-        return Err(Refusal::Shape { place: "parts".into(), what });
+        let nearest = parts.clamp(1, layers.max(1)).to_string();
+        return Err(Refusal::Shapes { place: "parts".into(), what, nearest });
     }
     for node in &module.nodes {
         let other = |arg: &Operand| matches!(arg, Operand::Cache(cache) if Some(cache.layer) != node.layer);

@@ -1,0 +1,112 @@
+//! What a target refuses, pointing into the recipe.
+
+use diffulex_compiler::ir::{Encoding, Module};
+use diffulex_compiler::recipe::{Diagnostic, Diagnostics, Origin, Target as RecipeTarget};
+use diffulex_targets::Refusal;
+
+use super::job::{Job, target};
+use crate::Error;
+
+/// A refusal, pointing at the values of the recipe that led to it.
+pub(super) fn refused(job: &Job, module: &Module, reason: &Refusal) -> Error {
+    let target = target(&job.build).name();
+    let met = format!("first met at {} in build {}", described(module, reason.place()), job.build.name);
+    let origin =
+        |place: &str, role: &str| job.build.quant.encoding_of(place.trim_start_matches('@'), role == "table").origin;
+    let asked = &job.build.target.origin;
+    let diagnostic = match reason {
+        Refusal::Encoding { place, encoding, role, nearest } => {
+            let origin = origin(place, role);
+            let message = format!("{target} cannot use {encoding} weights as a {role}");
+            let names: Vec<String> = nearest.iter().map(|e| format!("`weights = {}`", in_recipe(*e))).collect();
+            let help = match *role == "filter" && encoding.group().is_some() {
+                true => "write `activations = \"dynamic-int8\"`, or `group = 0` for a scale a row".into(),
+                false => format!("write {}", names.join(" or ")),
+            };
+            Diagnostic::refusal("quant::encoding", message).label(&origin, "not for this target").note(met).help(help)
+        }
+        Refusal::Group { place, role, columns, group } => {
+            let message = format!("{target} cannot cut rows of {columns} into groups of {group}");
+            Diagnostic::refusal("quant::group-size", message)
+                .label(&origin(place, role), format!("groups of {group}"))
+                .note(met)
+                .help(format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{}\"]`", pattern(place)))
+        }
+        Refusal::Odd { place, columns, encoding, role } => {
+            let message = format!("{target} cannot use {encoding} for a {role} with rows of {columns}, an odd number");
+            Diagnostic::refusal("quant::odd-rows", message)
+                .label(&origin(place, role), "two numbers share a byte")
+                .note(met)
+                .help(format!("write `keep.int8 = [\"{}\"]`", pattern(place)))
+        }
+        Refusal::Tokens { .. } => {
+            let message = format!("{target} cannot round tokens to int8 while it runs");
+            let origin = job.build.quant.activations.as_ref().map_or(asked, |given| &given.origin);
+            Diagnostic::refusal("quant::activations", message)
+                .label(origin, "needs scales that are found at run time")
+                .note(met)
+                .help("leave `activations` out: weights stay as they are, tokens are floats")
+        }
+        Refusal::Deployment { what, needs, deployment, place } => {
+            let message = format!("{target}: {what} needs {needs}, and {deployment} is asked for");
+            let older = match &job.build.target.value {
+                RecipeTarget::Coreml(coreml) => &coreml.deployment.origin,
+                RecipeTarget::Xnnpack { .. } => asked,
+            };
+            let diagnostic = Diagnostic::refusal("coreml::deployment", message).label(older, "older than that");
+            let stored = place.starts_with('@').then(|| origin(place, "filter"));
+            let diagnostic = match &stored {
+                Some(stored) => diagnostic.label(stored, "stored like this"),
+                None => diagnostic,
+            };
+            diagnostic.note(met).help(format!("write `deployment = \"{needs}\"`"))
+        }
+        other => {
+            let diagnostic = Diagnostic::refusal("target::limit", format!("{target}: {other}"));
+            let diagnostic = match setting(job, other.place()) {
+                Some(setting) => diagnostic.label(setting, "set here"),
+                None => diagnostic.note(met),
+            };
+            match other.nearest() {
+                Some(nearest) => diagnostic.help(format!("the nearest thing that works: {nearest}")),
+                None => diagnostic,
+            }
+        }
+    };
+    Error::Recipe(Diagnostics(vec![diagnostic.label(asked, "asked for here")]))
+}
+
+/// The value of `[target.coreml]` that a refusal speaks of by name.
+fn setting<'a>(job: &'a Job, place: &str) -> Option<&'a Origin> {
+    let RecipeTarget::Coreml(asked) = &job.build.target.value else { return None };
+    match place {
+        "parts" => Some(&asked.parts.origin),
+        "lengths" => asked.lengths.as_ref().map(|lengths| &lengths.origin),
+        "shapes" => Some(&asked.shapes.origin),
+        "cache" => Some(&asked.interface.origin),
+        _ => None,
+    }
+}
+
+/// `@layers.3.mlp.up_proj` → `*.mlp.up_proj`: the same matrix of every layer.
+fn pattern(place: &str) -> String {
+    let name = place.trim_start_matches('@');
+    let local = name.strip_prefix("layers.").and_then(|rest| rest.split_once('.'));
+    local.map_or(name.to_string(), |(_, local)| format!("*.{local}"))
+}
+
+/// `int4.g32` → `"int4", group = 32`.
+fn in_recipe(encoding: Encoding) -> String {
+    let numbers = encoding.name().split('.').next().unwrap_or_default();
+    match encoding.group() {
+        Some(group) => format!("\"{numbers}\", group = {group}"),
+        None if encoding == Encoding::Int4Row => format!("\"{numbers}\", group = 0"),
+        None => format!("\"{numbers}\""),
+    }
+}
+
+/// `@lm_head` → `lm_head, bf16[384, 64]`.
+fn described(module: &Module, place: &str) -> String {
+    let weight = place.strip_prefix('@').and_then(|name| module.weight_id(name)).map(|id| module.weight(id));
+    weight.map_or(place.to_string(), |w| format!("`{}`, {}", w.name, w.ty))
+}
