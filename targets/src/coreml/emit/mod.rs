@@ -26,6 +26,7 @@ use std::borrow::Cow;
 
 use diffulex_compiler::ir::{Module, Stage};
 use prost::Message;
+use serde::Serialize;
 
 use super::lint::{self, Lint};
 use super::schema::manifest::Manifest;
@@ -94,10 +95,15 @@ impl<'a> Package<'a> {
         ]
     }
 
-    /// The manifest.
-    fn manifest(&self) -> String {
-        // A struct of texts always has a JSON form.
-        serde_json::to_string_pretty(&Manifest::new()).unwrap_or_default() + "\n"
+    /// The manifest, as Apple's library writes it: coremltools writes it anew whenever it opens a package, and its bytes
+    /// then stay the same.
+    fn manifest(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let form = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        // A struct of texts always has a JSON form, and memory can always be written to.
+        let _ = Manifest::new().serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, form));
+        bytes.push(b'\n');
+        bytes
     }
 }
 

@@ -126,7 +126,7 @@ impl<'a> Packages<'a> {
         }
         let chain: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         for (folder, package) in &self.list {
-            make(&format!("{folder}/{MANIFEST_PATH}"), &mut |out| out.write_all(package.manifest().as_bytes()))?;
+            make(&format!("{folder}/{MANIFEST_PATH}"), &mut |out| out.write_all(&package.manifest()))?;
             make(&format!("{folder}/{MODEL_PATH}"), &mut |out| out.write_all(&package.model_of(&chain)))?;
         }
         Ok(costs)
@@ -179,7 +179,7 @@ impl Package<'_> {
         folder: &Path,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, EmitError> {
-        create(&folder.join(MANIFEST_PATH))?.write_all(self.manifest().as_bytes())?;
+        create(&folder.join(MANIFEST_PATH))?.write_all(&self.manifest())?;
         create(&folder.join(MODEL_PATH))?.write_all(&self.model.encode_to_vec())?;
         self.write_weights(source, &mut create(&folder.join(WEIGHT_PATH))?, progress)
     }
