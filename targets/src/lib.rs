@@ -21,6 +21,7 @@ mod naming;
 mod open;
 pub mod raise;
 mod refusal;
+mod rewrite;
 mod stream;
 mod target;
 pub mod xnnpack;

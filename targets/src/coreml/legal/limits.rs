@@ -13,52 +13,13 @@
 
 use diffulex_compiler::ir::{DType, Dim, Encoding, Module, Node, Op, Operand, Weight, WeightId};
 
-use super::attention::fused_scale;
+use super::rules::fused_scale;
 use crate::coreml::schema::MAX_RANK;
 use crate::refusal::Refusal;
 
 /// Encodings of tables and filters.
 const MATRIX: &[Encoding] =
     &[Encoding::F16, Encoding::Int8Row, Encoding::Int4G32, Encoding::Int4G64, Encoding::Int4G128, Encoding::Int4Row];
-
-/// Checks inputs, outputs and new rows.
-pub(super) fn check_step(module: &Module) -> Result<(), Refusal> {
-    let step = |place: String, what: &str| Err(Refusal::Step { place, what: what.into() });
-    let one = Dim::fixed(1);
-    for input in module.nodes.iter().filter(|n| n.op == Op::Input) {
-        let (integer, shape) = (input.ty.dtype.is_integer(), input.ty.shape.as_slice());
-        let fits = match input.name.as_str() {
-            "tokens" | "positions" => integer && shape == [one, Dim::T],
-            "mask" => !integer && shape == [one, one, Dim::T, Dim { c: 1, ..Dim::T }],
-            "rows" => integer && shape == [Dim::R],
-            _ => false,
-        };
-        if !fits {
-            return step(input.place(), "is not an input of the step graph");
-        }
-    }
-    for name in ["tokens", "positions", "mask"] {
-        if module.input(name).is_none() {
-            return step(format!("%{name}"), "is missing");
-        }
-    }
-    let [logits] = module.outputs[..] else { return step("return".into(), "a step returns the logits, nothing else") };
-    let logits = module.node(logits);
-    let rows = if module.bounds.r > 0 { Dim::R } else { Dim::T };
-    if logits.op == Op::Input
-        || logits.ty.dtype != DType::F32
-        || !matches!(logits.ty.shape[..], [first, t, v] if first == one && t == rows && v.known().is_some())
-    {
-        return step(logits.place(), &format!("the logits are {}, not f32[1, {rows}, V]", logits.ty));
-    }
-    for (_, rows) in module.new_rows() {
-        let node = module.node(rows);
-        if node.ty.shape.get(2) != Some(&Dim::T) || node.ty.dtype != DType::F32 || node.op == Op::Input {
-            return step(node.place(), &format!("new rows are {}, not f32[1, KV, T, D]", node.ty));
-        }
-    }
-    Ok(())
-}
 
 /// The weights with the encodings that they have in the package.
 pub(super) fn check_weights(module: &Module) -> Result<Vec<Weight>, Refusal> {

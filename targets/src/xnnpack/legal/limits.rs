@@ -17,10 +17,11 @@
 //! * **Matrix products**: both operands have the same number of axes, at least three.
 //! * **External values**: at most 4096, so at most 1000 layers or so.
 
-use diffulex_compiler::ir::{DType, Dim, Encoding, Module, Node, NodeId, Op, Operand, ValueType, Weight, WeightId};
+use diffulex_compiler::ir::{DType, Encoding, Module, Node, NodeId, Op, Operand, ValueType, Weight, WeightId};
 
 use super::super::schema::constants::{MAX_EXTERNS, MAX_RANK};
 use crate::refusal::Refusal;
+use crate::rewrite::{self, Rows};
 
 /// Encodings of filters that are given tokens in f32.
 const FILTER: &[Encoding] = &[Encoding::F32, Encoding::F16, Encoding::Int8Row, Encoding::Int4Row];
@@ -34,44 +35,11 @@ const TOKEN_FILTER: &[Encoding] =
 
 /// Checks inputs, outputs and new rows.
 pub(super) fn check_step(module: &Module) -> Result<(), Refusal> {
-    let step = |place: String, what: &str| Err(Refusal::Step { place, what: what.into() });
-    for input in module.nodes.iter().filter(|n| n.op == Op::Input) {
-        let (integer, shape) = (input.ty.dtype.is_integer(), input.ty.shape.as_slice());
-        let fits = match input.name.as_str() {
-            "tokens" | "positions" => integer && shape == [Dim::fixed(1), Dim::T],
-            "mask" => !integer && shape == [Dim::fixed(1), Dim::fixed(1), Dim::T, Dim { c: 1, ..Dim::T }],
-            "rows" => shape == [Dim::R] && integer || shape == [Dim::fixed(1), Dim::R, Dim::T] && !integer,
-            _ => false,
-        };
-        if !fits {
-            return step(input.place(), "is not an input of the step graph");
-        }
-    }
-    for name in ["tokens", "positions", "mask"] {
-        if module.input(name).is_none() {
-            return step(format!("%{name}"), "is missing");
-        }
-    }
-    let [logits] = module.outputs[..] else { return step("return".into(), "a step returns the logits, nothing else") };
-    let logits = module.node(logits);
-    let rows = if module.bounds.r > 0 { Dim::R } else { Dim::T };
-    if logits.op == Op::Input
-        || logits.ty.dtype != DType::F32
-        || !matches!(logits.ty.shape[..], [one, t, v] if one == Dim::fixed(1) && t == rows && v.known().is_some())
-    {
-        return step(logits.place(), &format!("the logits are {}, not f32[1, {rows}, V]", logits.ty));
-    }
-    for (_, rows) in module.new_rows() {
-        let node = module.node(rows);
-        if node.ty.shape.get(2) != Some(&Dim::T) || node.ty.dtype != DType::F32 || node.op == Op::Input {
-            return step(node.place(), &format!("new rows are {}, not f32[1, KV, T, D]", node.ty));
-        }
-    }
-    if 3 + 4 * module.cache.layers as usize + 64 > MAX_EXTERNS {
-        return step(
-            "cache".into(),
-            &format!("{} layers have more caches than a delegate can take", module.cache.layers),
-        );
+    rewrite::check_step(module, Rows::Chosen)?;
+    let layers = module.cache.layers;
+    if 3 + 4 * layers as usize + 64 > MAX_EXTERNS {
+        let what = format!("{layers} layers have more caches than a delegate can take");
+        return Err(Refusal::Step { place: "cache".into(), what });
     }
     Ok(())
 }

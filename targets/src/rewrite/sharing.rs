@@ -1,36 +1,43 @@
-//! Attention without copying keys and values for the query heads that share them.
+//! Query heads that share keys and values, without copying these.
 //!
 //! The `g` query heads of one key/value head lie one after another, so `[1, H, T, D]` is, without moving a number,
 //! `[1, KV, g·T, D]`: one taller matrix for each key/value head. The mask is repeated `g` times along its rows, once for
 //! all layers.
 
-use diffulex_compiler::ir::{Dim, Module, NodeId, Op, Operand, WeightExpr, build::BuildError};
+use diffulex_compiler::ir::{Dim, Module, NodeId, Op, Operand, build::BuildError};
 
-use super::rewrite::unfit;
-use super::{Fault, Rewrite};
+use super::{Fault, Rewrite, unfit};
 use crate::refusal::Refusal;
 
+/// Queries and mask as attention takes them.
+pub(crate) struct Shared {
+    /// `[1, KV, g·T, D]`
+    pub(crate) q: Operand,
+    /// `[1, 1, g·T, C+T]`
+    pub(crate) mask: Operand,
+    /// The shape of the queries before, `[1, H, T, D]`, where it was another one.
+    back: Option<Vec<Dim>>,
+}
+
 impl Rewrite<'_> {
-    /// `softmax(q·kᵀ·scale + mask)·v`; `mask` is an operand of the source module.
-    pub(super) fn attention(&mut self, scale: f32, qkv: [Operand; 3], mask: Operand) -> Result<NodeId, Fault> {
-        let [q, k, v] = qkv;
-        let (from, kv) = (self.to.module().operand_type(q), self.to.module().operand_type(k));
-        let sharing = sharing(&from.shape, &kv.shape)?;
-        let tall = tall(&from.shape, sharing)?;
+    /// Queries and mask for keys that `g` query heads share; `mask` is an operand of the source module.
+    pub(crate) fn share(&mut self, q: Operand, k: Operand, mask: Operand) -> Result<Shared, BuildError> {
+        let (from, kv) = (self.to.module().operand_type(q).shape, self.to.module().operand_type(k).shape);
+        let sharing = sharing(&from, &kv)?;
+        let tall = tall(&from, sharing)?;
         let mask = self.mask(mask, sharing)?;
-        let q = if sharing == 1 { q } else { self.step("q", Op::Reshape { shape: tall }, [q])? };
-        let mut scores = self.step("scores", Op::Matmul { transpose: true }, [q, k])?;
-        if scale != 1.0 {
-            let factor = self.constant("scale", &[1], &WeightExpr::Fill(scale))?;
-            scores = self.step("scaled", Op::Mul, [scores, factor])?;
-        }
-        let masked = self.step("masked", Op::Add, [scores, mask])?;
-        let weights = self.step("softmax", Op::Softmax, [masked])?;
         if sharing == 1 {
-            return Ok(self.last(Op::Matmul { transpose: false }, [weights, v])?);
+            return Ok(Shared { q, mask, back: None });
         }
-        let mixed = self.step("mixed", Op::Matmul { transpose: false }, [weights, v])?;
-        Ok(self.last(Op::Reshape { shape: from.shape }, [mixed])?)
+        let q = self.step("q", Op::Reshape { shape: tall }, [q])?;
+        Ok(Shared { q, mask, back: Some(from) })
+    }
+
+    /// Adds the last step of attention, in the shape that the queries had.
+    pub(crate) fn unshare(&mut self, shared: Shared, op: Op, args: Vec<Operand>) -> Result<NodeId, BuildError> {
+        let Some(shape) = shared.back else { return self.last(op, args) };
+        let mixed = self.step("mixed", op, args)?;
+        self.last(Op::Reshape { shape }, [mixed])
     }
 
     /// After `node` has been rewritten: repeats it, where attentions read it as a mask, for the heads that share keys.
