@@ -59,6 +59,8 @@ fn cases() -> Vec<(String, Model, Options)> {
         ("fused-single", Options { attention: Attention::Fused, norm: Norm::Single, ..plain.clone() }),
     ];
     cases.extend(more.map(|(name, options)| (name.to_string(), half(SDAR), options)));
+    let split = Options { split_rows: Some(25), ..plain.clone() };
+    cases.push(("split-tied".into(), half(Model { tied: true, ..SDAR }), split));
     for encoding in [Encoding::Int8Row, Encoding::Int4Row, Encoding::Int4G32, Encoding::Int4G64, Encoding::Int4G128] {
         let model = Model { encoding, ..WIDE };
         cases.push((encoding.name().to_string(), model, plain.clone()));

@@ -58,14 +58,20 @@ fn parts(module: &Module, id: NodeId) -> Option<(Operand, Vec<WeightId>, Vec<Wei
 fn joined(module: &mut Module, parts: &[WeightId]) -> Operand {
     let all: Vec<&Weight> = parts.iter().map(|id| module.weight(*id)).collect();
     let Weight { name, ty, search, .. } = all[0];
-    let name = name.rsplit_once(PART).map_or(format!("{name}.joined"), |(name, _)| name.to_string());
+    let base = name.rsplit_once(PART).map_or(format!("{name}.joined"), |(name, _)| name.to_string());
     let mut shape = ty.shape.clone();
     shape[0] = all.iter().map(|part| part.ty.shape[0]).sum();
     let expr = WeightExpr::Rows(all.iter().map(|part| part.expr.clone()).collect());
-    let weight = Weight { name, ty: WeightType::new(ty.encoding, shape), search: *search, expr };
-    if let Some(known) = module.weights.iter().position(|known| *known == weight) {
-        return Operand::Weight(WeightId(known as u32));
+    // A table that is also the head stands there as a whole, too: then a number follows.
+    let mut name = base.clone();
+    for number in 2.. {
+        match module.weight_id(&name) {
+            Some(known) if module.weight(known).expr == expr => return Operand::Weight(known),
+            Some(_) => name = format!("{base}.{number}"),
+            None => break,
+        }
     }
+    let weight = Weight { name, ty: WeightType::new(ty.encoding, shape), search: *search, expr };
     module.weights.push(weight);
     Operand::Weight(WeightId(module.weights.len() as u32 - 1))
 }
