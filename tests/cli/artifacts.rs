@@ -31,6 +31,35 @@ fn an_export_is_what_its_recipe_builds() {
 }
 
 #[test]
+fn an_exported_chain_is_whole() {
+    let place = Place::new();
+    let export = "export --hf-model-path tiny --output-path out/m.mlpackage --backend coreml --dtype f16 \
+                  --set target.coreml.parts=2";
+    // The second time it replaces the first.
+    for _ in 0..2 {
+        place.run(export).ok();
+        let names = fs::read_dir(place.path("out")).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.collect::<Vec<_>>().len(), 2);
+        assert!(place.run("verify out/m-1-of-2.mlpackage --against tiny").ok().out.contains("verified: "));
+    }
+}
+
+#[test]
+fn a_tied_head_in_parts_is_verified() {
+    let place = Place::new();
+    std::os::unix::fs::symlink(fixture("fast_dllm_v2/tiny"), place.path("fast_dllm_v2")).unwrap();
+    for dtype in ["f16", "int8"] {
+        let export = format!(
+            "export --hf-model-path fast_dllm_v2 --output-path m.mlpackage --backend coreml --dtype {dtype} \
+             --set target.coreml.split_rows=40"
+        );
+        place.run(&export).ok();
+        let against = "verify m.mlpackage --against fast_dllm_v2";
+        assert!(place.run(against).ok().out.contains("verified: "), "{dtype}");
+    }
+}
+
+#[test]
 fn an_export_that_cannot_be_made_leaves_nothing() {
     let place = Place::new();
     let export = |flags: &str| place.run(&format!("export --hf-model-path tiny --output-path out/m.pte {flags}"));

@@ -1,6 +1,7 @@
 //! Writing artifacts: the files of a compiled module, and what stands beside them in a build's folder.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
@@ -66,19 +67,24 @@ pub fn export(
     observe(Event::Lints(&lints));
     allowed(&lints, deny)?;
     let parent = output.parent().map_or(PathBuf::new(), Path::to_path_buf);
-    // The files of a chain come in no order, and none of its packages may stand without the others.
-    let mut folders: BTreeMap<String, Bundle> = BTreeMap::new();
-    let mut put = |name: &str, content: Content<'_>| {
-        let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
-            return artifact::write_alone(output, content).map(drop);
-        };
-        if !folders.contains_key(folder) {
-            folders.insert(folder.into(), Bundle::replacing(&parent.join(folder), coreml::MANIFEST)?);
-        }
-        folders.get_mut(folder).map_or(Ok(()), |bundle| bundle.write(file, content))
-    };
-    let report = write(job, &planned, &mut put, observe)?;
-    folders.into_values().try_for_each(Bundle::place)?;
+    // The packages of a chain are written side by side, and take their places when all of them are whole.
+    let mut open: BTreeMap<String, Bundle> = BTreeMap::new();
+    let report = write(
+        job,
+        &planned,
+        &mut |name, content| {
+            let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
+                return artifact::write_alone(output, content).map(drop);
+            };
+            let bundle = match open.entry(folder.into()) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(free) => free.insert(Bundle::replacing(&parent.join(folder), coreml::MANIFEST)?),
+            };
+            bundle.write(file, content)
+        },
+        observe,
+    )?;
+    open.into_values().try_for_each(Bundle::place)?;
     Ok((report, planned.bytes()))
 }
 

@@ -39,7 +39,8 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
     if args.mil {
         let packages = coreml::folders(&path).and_then(|all| all.iter().map(|folder| coreml::text(folder)).collect());
         let texts: Vec<String> = packages.map_err(|error| Error::Read { file: path, error: Box::new(error.into()) })?;
-        return print(&texts.join("\n")).map(|()| true);
+        print(&texts.join("\n"))?;
+        return build::lints::allowed(&lints, &args.deny).map(|()| true);
     }
     let text = match (&kind, args.ir) {
         (Kind::Recipe, false) => {

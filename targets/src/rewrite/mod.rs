@@ -74,17 +74,14 @@ pub(crate) fn unfit(what: &str) -> BuildError {
     BuildError { place: "operand".into(), what: what.into() }
 }
 
-/// Walks over `from`; `rule` adds what becomes of each node, given its operands in the new module, which begins as
-/// `header`.
+/// Adds what becomes of a node, given its operands in the new module.
+pub(crate) type Rule<'a> = &'a dyn Fn(&mut Rewrite<'_>, &Node, &[Operand]) -> Result<NodeId, Fault>;
+
+/// Walks over `from`; `rule` adds what becomes of each node to the new module, which begins as `header`.
 ///
 /// # Errors
 /// The first that `rule` cannot rewrite.
-pub(crate) fn rewrite(
-    from: &Module,
-    header: Module,
-    limits: Limits,
-    rule: &dyn Fn(&mut Rewrite<'_>, &Node, &[Operand]) -> Result<NodeId, Fault>,
-) -> Result<Module, Refusal> {
+pub(crate) fn rewrite(from: &Module, header: Module, limits: Limits, rule: Rule<'_>) -> Result<Module, Refusal> {
     let mut walk = Rewrite {
         from,
         to: Builder::new(header),

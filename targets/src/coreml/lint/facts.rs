@@ -1,6 +1,6 @@
 //! What lints ask of a function: who makes a value, of which type it is.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::coreml::read::{Place, half};
 use crate::coreml::schema::model::Model;
@@ -20,7 +20,7 @@ pub(super) struct Facts<'a> {
     /// The operations in order.
     pub(super) operations: &'a [Operation],
     /// The names of its outputs.
-    pub(super) outputs: &'a [String],
+    pub(super) outputs: HashSet<&'a str>,
     made: HashMap<&'a str, &'a Operation>,
     types: HashMap<&'a str, &'a TensorType>,
 }
@@ -40,7 +40,7 @@ impl<'a> Facts<'a> {
                     name: (count > 1).then_some(name),
                     inputs: &function.inputs,
                     operations: &block.operations,
-                    outputs: &block.outputs,
+                    outputs: block.outputs.iter().map(String::as_str).collect(),
                     made: block.operations.iter().flat_map(made).collect(),
                     types: values
                         .filter_map(|value| Some((value.name.as_str(), tensor(value.r#type.as_ref())?)))
@@ -140,14 +140,17 @@ pub(super) fn tensor(ty: Option<&ValueType>) -> Option<&TensorType> {
     }
 }
 
+/// Axes that are looked at: a value of more than five is a mistake, and may be used very often.
+const MAX_AXES: usize = 16;
+
 /// Sizes of the axes; nothing where one is unknown.
 pub(super) fn sizes(ty: &TensorType) -> Vec<Option<u64>> {
-    ty.dimensions.iter().map(|dimension: &Dimension| dimension.size()).collect()
+    ty.dimensions.iter().take(MAX_AXES).map(|dimension: &Dimension| dimension.size()).collect()
 }
 
 /// Whether an axis has an unknown size.
 pub(super) fn is_flexible(ty: &TensorType) -> bool {
-    ty.dimensions.iter().any(|dimension| dimension.size().is_none())
+    ty.dimensions.iter().take(MAX_AXES).any(|dimension| dimension.size().is_none())
 }
 
 /// `[1, ?, 64]`.

@@ -109,12 +109,12 @@ pub(super) fn check(model: &Model, weight_files: &[u64]) -> Vec<Lint> {
     let functions = Facts::of(model);
     for facts in &functions {
         states::check(facts, &mut found);
+        states::check_updates(facts, &mut found);
         values::check(facts, &mut found);
         for (i, operation) in facts.operations.iter().enumerate() {
             let place = || facts.place(i);
             parameters::check(facts, operation, place, &mut found);
             filters::check(facts, operation, place, &mut found);
-            states::check_operation(facts, operation, place, &mut found);
             values::check_operation(facts, operation, place, &mut found);
         }
     }

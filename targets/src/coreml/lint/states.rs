@@ -1,5 +1,7 @@
 //! States: their shapes, and how they are updated.
 
+use std::collections::HashSet;
+
 use super::facts::{Facts, is_flexible, shape, sizes, tensor};
 use super::{Found, rules};
 use crate::coreml::read::Place;
@@ -22,16 +24,22 @@ pub(super) fn check(facts: &Facts<'_>, found: &mut Found) {
     }
 }
 
-/// What concerns one update.
-pub(super) fn check_operation<'a>(
-    facts: &Facts<'a>,
-    operation: &'a Operation,
-    place: impl Fn() -> String + Copy,
-    found: &mut Found,
-) {
-    if operation.r#type != "slice_update" || !is_state(facts, operation) {
-        return;
+/// What concerns the updates: of what was read from a state, maybe after other updates.
+pub(super) fn check_updates<'a>(facts: &Facts<'a>, found: &mut Found) {
+    let mut states: HashSet<&'a str> = HashSet::new();
+    for (i, operation) in facts.operations.iter().enumerate() {
+        let updated =
+            operation.r#type == "slice_update" && facts.name(operation, "x").is_some_and(|name| states.contains(name));
+        if updated || operation.r#type == "read_state" {
+            states.extend(operation.outputs.iter().map(|result| result.name.as_str()));
+        }
+        if updated {
+            check_update(facts, operation, || facts.place(i), found);
+        }
     }
+}
+
+fn check_update<'a>(facts: &Facts<'a>, operation: &'a Operation, place: impl Fn() -> String + Copy, found: &mut Found) {
     if let Some(ty) = facts.operand(operation, "update") {
         let rows = sizes(ty).into_iter().rev().nth(1).flatten();
         if !matches!(rows, Some(16 | 32)) {
@@ -42,18 +50,4 @@ pub(super) fn check_operation<'a>(
         let begin = facts.name(operation, "begin").unwrap_or("nothing");
         found.add(&rules::RUN_TIME_OFFSET, place, || format!("the place is {begin:?}"));
     }
-}
-
-/// Whether an update changes what was read from a state, maybe after other updates.
-fn is_state<'a>(facts: &Facts<'a>, update: &'a Operation) -> bool {
-    let mut now = update;
-    // As many steps as there are operations: a damaged program may go round in circles.
-    for _ in 0..facts.operations.len() {
-        match facts.maker(now, "x") {
-            Some(maker) if maker.r#type == "read_state" => return true,
-            Some(maker) if maker.r#type == "slice_update" => now = maker,
-            _ => return false,
-        }
-    }
-    false
 }

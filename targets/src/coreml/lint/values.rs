@@ -42,7 +42,7 @@ pub(super) fn check_operation<'a>(
         }
         let computed = kind != "const" && ty.data_type == DataType::Float32 as i32;
         // Up to version 6, outputs are `fp32`.
-        if computed && !facts.outputs.contains(&result.name) {
+        if computed && !facts.outputs.contains(result.name.as_str()) {
             found.add(&rules::SINGLE_PRECISION, place, || format!("`{kind}` in fp32"));
         }
     }

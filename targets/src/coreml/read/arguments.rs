@@ -7,6 +7,9 @@ use super::error::{Place, Result};
 use super::lift::{Held, Known, Lift};
 use crate::coreml::schema::program::{Bound, DataType, Operation, Value};
 
+/// Most values of a list: layers, or parts of a filter.
+const MAX_VALUES: u64 = 1 << 16;
+
 /// Parameters that have not been asked for yet.
 pub(super) struct Arguments {
     pub(super) place: Place,
@@ -36,6 +39,7 @@ impl Arguments {
             return Err(place.unsupported(format!("its attribute {key:?}")));
         }
         for (key, argument) in &operation.inputs {
+            place.at_most("number of values", argument.arguments.len() as u64, MAX_VALUES)?;
             let mut values = Vec::new();
             for binding in &argument.arguments {
                 match &binding.bound {

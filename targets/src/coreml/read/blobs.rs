@@ -7,6 +7,9 @@ use super::error::{Place, Result};
 use crate::coreml::schema::blob::{ALIGNMENT, Record, SENTINEL, VERSION};
 use crate::coreml::schema::program::DataType;
 
+/// Most records: those of a thousand layers are some ten thousand.
+const MAX_RECORDS: u64 = 1 << 20;
+
 /// The records of a weight file by their offsets.
 #[derive(Debug, Default)]
 pub(super) struct Records(HashMap<u64, Record>);
@@ -17,9 +20,10 @@ impl Records {
         let head = bytes.get(..ALIGNMENT as usize).ok_or_else(|| file.damaged("it is shorter than its header"))?;
         file.same("version", u32_at(head, 4), VERSION)?;
         zero(file, bytes, 8..ALIGNMENT)?;
+        let count = file.at_most("number of records", u32_at(head, 0).into(), MAX_RECORDS)?;
         let (length, mut records) = (bytes.len() as u64, HashMap::new());
         let mut end = ALIGNMENT;
-        while end < length {
+        while end < length && records.len() <= count {
             // At most 64 beyond the end of a file, which is far from the largest number.
             let offset = end.next_multiple_of(ALIGNMENT);
             zero(file, bytes, end..offset.min(length))?;
@@ -30,7 +34,7 @@ impl Records {
             end = record.start + record.bytes;
             records.insert(offset, record);
         }
-        file.same("number of records", u64::from(u32_at(head, 0)), records.len() as u64)?;
+        file.same("number of records", count, records.len())?;
         Ok(Records(records))
     }
 

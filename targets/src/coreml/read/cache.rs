@@ -55,10 +55,9 @@ impl Lift<'_> {
     pub(super) fn stack(&mut self, args: &mut Arguments) -> Result<Made> {
         let values = args.list("values")?;
         let rank = values.first().map_or(0, |value| value.ty.shape.len());
-        let (axis, joined) = (args.axis("axis", rank + 1)?, self.builder.module().new_rows());
-        let joined: std::collections::HashMap<CacheId, _> = joined.collect();
+        let axis = args.axis("axis", rank + 1)?;
         let rows = |kind: CacheKind| {
-            let layers = (0..).map(|layer| joined.get(&CacheId { layer, kind }));
+            let layers = (0..).map(|layer| self.joined.get(&CacheId { layer, kind }));
             let same =
                 values.iter().zip(layers).all(|(value, rows)| rows.is_some_and(|id| value.held == Held::Node(*id)));
             same && values.len() == self.step.cache.layers as usize

@@ -10,8 +10,8 @@ use crate::coreml::schema::program::{
 
 /// Most numbers of a tensor.
 const MAX_NUMBERS: u64 = 1 << 40;
-/// Most numbers of a constant in the program itself.
-const MAX_IMMEDIATE: u64 = 1 << 10;
+/// Most numbers of a constant in the program itself: it is copied wherever it is used.
+const MAX_IMMEDIATE: u64 = 1 << 6;
 /// The size of an axis that differs from step to step.
 pub(super) const UNKNOWN: u32 = 0;
 /// Longest name.

@@ -15,7 +15,7 @@ use memmap2::Mmap;
 
 use super::arguments::Arguments;
 use super::blobs::Records;
-use super::constant::{Constant, Type, UNKNOWN, identifier, named};
+use super::constant::{Constant, Type, UNKNOWN, named};
 use super::error::{Fault, Place, Result};
 use super::interface::Step;
 use super::package::Files;
@@ -97,7 +97,11 @@ pub(super) struct Lift<'a> {
     /// Blobs that became weights.
     made: HashMap<String, WeightId>,
     weights: Option<(String, Mmap, Records)>,
+    /// Whether blobs that were looked through, by their offsets, are all the same.
+    filled: HashMap<u64, bool>,
     tensors: HashMap<String, Stored>,
+    /// The new rows that caches are joined with.
+    pub(super) joined: HashMap<CacheId, NodeId>,
     /// For keys and values: how often the state was written, and the layers that were.
     pub(super) writes: [u32; 2],
     pub(super) written: HashMap<CacheId, NodeId>,
@@ -115,7 +119,9 @@ pub(super) fn lift(facts: &Facts, step: &Step<'_>, files: &Files) -> Result<Lift
         names: HashSet::new(),
         made: HashMap::new(),
         weights: None,
+        filled: HashMap::new(),
         tensors: HashMap::new(),
+        joined: HashMap::new(),
         writes: [0; 2],
         written: HashMap::new(),
     };
@@ -172,7 +178,6 @@ impl Lift<'_> {
         }
         let [result] = &operation.outputs[..] else { return Err(place.unsupported("several results")) };
         let (result, declared) = named(place, result)?;
-        identifier(place, result)?;
         if self.known.contains_key(result) || STATES.contains(&result) {
             return Err(place.damaged("its result is defined twice"));
         }
@@ -220,9 +225,22 @@ impl Lift<'_> {
         }
     }
 
-    /// The bytes of a blob.
-    pub(super) fn bytes(&self, range: std::ops::Range<usize>) -> &[u8] {
-        self.weights.as_ref().and_then(|(_, map, _)| map.get(range)).unwrap_or_default()
+    /// Whether the blob at `offset`, of that type, is all zeros or, where a number has half a byte, all eights. It is looked
+    /// through once, however often it is used.
+    pub(super) fn is_filled(&mut self, place: &Place, file: &str, offset: u64, ty: &Type) -> Result<bool> {
+        let range = self.blob(place, file, offset, ty)?;
+        if let Some(known) = self.filled.get(&offset) {
+            return Ok(*known);
+        }
+        let bytes = self.weights.as_ref().and_then(|(_, map, _)| map.get(range)).unwrap_or_default();
+        let (all, end) = match (ty.dtype, ty.count() % 2) {
+            (DataType::Uint4, 1) => (0x88, 0x08),
+            (DataType::Uint4, _) => (0x88, 0x88),
+            _ => (0, 0),
+        };
+        let filled = bytes.split_last().is_none_or(|(last, most)| *last == end && most.iter().all(|byte| *byte == all));
+        self.filled.insert(offset, filled);
+        Ok(filled)
     }
 
     /// A constant of the weight file as a weight of the module.
@@ -251,7 +269,7 @@ impl Lift<'_> {
         let count = self.builder.module().weights.len();
         let dotted = name.replace("__", ".");
         let mut name = if well_named(&dotted) { dotted } else { format!("const.{count}") };
-        if self.builder.weight_id(&name).is_some() {
+        while self.builder.weight_id(&name).is_some() {
             name = format!("{name}.{count}");
         }
         let id = self.builder.weight(&name, stored.ty.clone(), WeightExpr::Stored(name.clone()));

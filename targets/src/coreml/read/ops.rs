@@ -19,7 +19,7 @@ impl Lift<'_> {
             true => Ok(()),
             false => Err(place.damaged(format!("it came with version {version}"))),
         };
-        let made = match kind {
+        match kind {
             "constexpr_affine_dequantize" => since(7).and_then(|()| self.affine(args, result)),
             "constexpr_blockwise_shift_scale" => since(9).and_then(|()| self.blockwise(args, result)),
             "scaled_dot_product_attention" => since(9).and_then(|()| self.fused_attention(args)),
@@ -47,8 +47,7 @@ impl Lift<'_> {
             "stack" => self.stack(args),
             "slice_by_index" => self.slice_by_index(args),
             _ => Err(place.unsupported("this operation")),
-        }?;
-        Ok(made)
+        }
     }
 
     /// A node of floats, in the element type of the program's values.
@@ -131,8 +130,7 @@ impl Lift<'_> {
     /// Whether a bias adds nothing.
     fn is_zero(&mut self, place: &Place, bias: &Known) -> Result<bool> {
         let Held::Constant(Constant::Blob(file, offset)) = &bias.held else { return Ok(false) };
-        let range = self.blob(place, &file.clone(), *offset, &bias.ty)?;
-        Ok(self.bytes(range).iter().all(|byte| *byte == 0))
+        self.is_filled(place, file, *offset, &bias.ty)
     }
 
     fn matmul(&mut self, args: &mut Arguments) -> Result<Made> {
@@ -314,6 +312,7 @@ impl Lift<'_> {
             && axis == 2
         {
             let rows = self.float(&args.place, rows)?;
+            self.joined.insert(*cache, rows);
             return self.node(args, Op::Cached, &[Operand::Cache(*cache), Operand::Node(rows)], dtype);
         }
         let parts = values.iter().map(|value| self.float(&args.place, value).map(Operand::Node));
@@ -420,11 +419,7 @@ impl Lift<'_> {
                     &ty,
                     &Type { dtype: DataType::Uint4, shape: scale.0.shape.clone() },
                 )?;
-                let range = self.blob(&place, &file, at, &ty)?;
-                let bytes = self.bytes(range);
-                let (last, all) = bytes.split_last().unwrap_or((&0x88, &[]));
-                let end = if ty.count() % 2 == 1 { 0x08 } else { 0x88 };
-                if *last != end || all.iter().any(|byte| *byte != 0x88) {
+                if !self.is_filled(&place, &file, at, &ty)? {
                     return Err(place.unsupported("offsets other than 8"));
                 }
             }

@@ -2,7 +2,8 @@
 //!
 //! The size of an axis that differs from step to step is `?`.
 //!
-//! Small constants stand where they are used; those of the weight file have a line of their own with their offset.
+//! Small constants stand where they are used; long ones, and those of the weight file with their offset, have a line of
+//! their own: a constant may be used a million times.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
@@ -16,6 +17,9 @@ use super::interface::Step;
 use super::package::Files;
 use crate::coreml::Shapes;
 use crate::coreml::schema::program::{Argument, Bound, Operation, Value};
+
+/// Longest text of a constant that stands where it is used.
+const MAX_SMALL: usize = 80;
 
 /// The text of the package in `folder`.
 ///
@@ -45,7 +49,8 @@ fn function(step: &Step<'_>, out: &mut String) -> Result<()> {
     }
     let (mut constants, mut types) = (BTreeMap::new(), HashMap::new());
     for (i, operation) in step.operations.iter().enumerate() {
-        let place = Place::Operation(i, operation.r#type.clone(), String::new());
+        let result = operation.outputs.first().map_or("nothing", |result| result.name.as_str());
+        let place = Place::operation(i, &operation.r#type, result);
         describe(&place, operation, &mut constants, out)?;
         for result in &operation.outputs {
             types.insert(&result.name, Type::read(&place, result.r#type.as_ref())?);
@@ -82,11 +87,11 @@ fn describe(
     let ty = result.map(|result| Type::read(place, result.r#type.as_ref())).transpose()?;
     if let ("const", Some(result), Some(value)) = (operation.r#type.as_str(), result, operation.attributes.get("val")) {
         let (ty, constant) = Constant::read(place, value)?;
-        match constant {
-            Constant::Blob(_, offset) => {
-                line(out, format_args!("{} = at {offset}: {ty:?}", result.name));
-            }
-            small => drop(constants.insert(result.name.clone(), brief(&small))),
+        let text = brief(&constant);
+        if matches!(constant, Constant::Blob(..)) || text.len() > MAX_SMALL {
+            line(out, format_args!("{} = {text}: {ty:?}", result.name));
+        } else {
+            constants.insert(result.name.clone(), text);
         }
         return Ok(());
     }

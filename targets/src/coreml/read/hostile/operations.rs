@@ -152,7 +152,7 @@ fn constants() {
             other => panic!("{other:?}"),
         }
     });
-    refused(Base::Half, "number of elements is 1000000, beyond 1024", |p| {
+    refused(Base::Half, "number of elements is 1000000, beyond 64", |p| {
         let value = p.constant("fp16_bf800000");
         let ty = tensor_of(&mut value.r#type);
         ty.rank = 1;
