@@ -74,6 +74,9 @@ pub enum Error {
         /// What the system says.
         error: std::io::Error,
     },
+    /// An artifact that devices are known to do badly, in a way that the user denied.
+    #[error("{0}")]
+    Denied(String),
     /// Anything else that the user can mend; one sentence, with what to do.
     #[error("{0}")]
     Usage(String),

@@ -22,6 +22,7 @@ mod open;
 pub mod raise;
 mod refusal;
 mod rewrite;
+mod stored;
 mod stream;
 mod target;
 pub mod xnnpack;

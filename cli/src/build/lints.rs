@@ -38,5 +38,5 @@ pub fn allowed(lints: &[Lint], deny: &[String]) -> Result<(), Error> {
         .filter(denied)
         .map(|lint| format!("denied[{}]: {}: {}", lint.name, lint.place, lint.reason))
         .collect();
-    if denied.is_empty() { Ok(()) } else { Err(Error::Usage(denied.join("\n"))) }
+    if denied.is_empty() { Ok(()) } else { Err(Error::Denied(denied.join("\n"))) }
 }

@@ -86,7 +86,9 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
                 return print(&ir::print(&module));
             }
         }
-        build::lints::allowed(&lints::of(&plan.artifact())?, &args.deny)?;
+        let found = lints::of(&plan.artifact())?;
+        lints::tell(args.message_format, &plan.job.build.name, &found)?;
+        build::lints::allowed(&found, &args.deny)?;
         return report(args.message_format, plan, "fresh", None);
     }
     let started = std::time::Instant::now();

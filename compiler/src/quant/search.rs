@@ -14,7 +14,7 @@
 //! * [`Search::MaxF16`] and [`Search::MseF16`] do the same with `s'(r) = f16(s(r))`, for formats that store scales in f16:
 //!   the nearest number of f16, but below 2^-14, where those lie further and further apart, the next multiple of 2^-24
 //!   upwards; and at most 65504 / |least|, cut to 8 bits, so that `s·q` is a number of f16, too. Numbers beyond 65504
-//!   are refused. A group's scale is then a number of both, bf16 and f16.
+//!   are refused, and the largest below them are clamped. A group's scale is then a number of both, bf16 and f16.
 //! * [`Search::Mse`] takes the `s(r)` with the smallest `Σ (x - s·q)²` for `r` in 1, 0.40, 0.42 … 1.20, the first of
 //!   equals in that order. The sum is taken in f64 with `s·q` as it reads back; a product that overflows loses.
 //!

@@ -18,7 +18,7 @@ const MAX_ERROR: &str = "5e-2";
 /// Calls of a reference, where the cache has room for them.
 const CALLS: usize = 2;
 /// What hides a key.
-const HIDDEN: f32 = -1e4;
+const MASKED: f32 = -1e4;
 
 /// What the tensors of a package look like.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,7 +150,7 @@ impl Reference {
                 false if key < c => key < start.min(seen),
                 false => start + (key - c) < seen,
             };
-            let mask = (0..if kept { c } else { c + t }).map(|key| if shown(key) { 0.0 } else { HIDDEN });
+            let mask = (0..if kept { c } else { c + t }).map(|key| if shown(key) { 0.0 } else { MASKED });
             self.floats(&mask.collect::<Vec<f32>>(), out)?;
         }
         if r > 0 {
@@ -158,7 +158,8 @@ impl Reference {
         }
         ints([start], out)?;
         let rows = if r > 0 { r } else { t };
-        self.floats(&call.logits[..rows * self.vocab as usize], out)?;
+        let logits = call.logits.get(..rows * self.vocab as usize).ok_or(io::ErrorKind::InvalidInput)?;
+        self.floats(logits, out)?;
         let mut layers = call.rows.iter();
         for (_, count) in self.packages.iter().filter(|_| !kept) {
             let part: Vec<&[Vec<f32>; 2]> = layers.by_ref().take(*count as usize).collect();

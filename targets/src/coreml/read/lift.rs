@@ -19,10 +19,11 @@ use super::constant::{Constant, Type, UNKNOWN, named};
 use super::error::{Fault, Place, Result};
 use super::interface::Step;
 use super::package::Files;
-use super::{Facts, Interface, Stored};
+use super::{Facts, Interface};
 use crate::coreml::chain::HIDDEN;
 use crate::coreml::schema::program::{DataType, Operation};
 use crate::coreml::schema::{CACHES, HIDDEN_IN, MASK, NEW_ROWS, POSITIONS, ROWS, STATES, TOKENS, WRITE_POS};
+use crate::stored::Stored;
 
 /// A module, and where its weights lie.
 pub(super) struct Lifted {

@@ -43,15 +43,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::{
-    Encoding, Module, StoredTensor, WeightError, WeightSource, WeightType, verify, well_named,
-};
+use diffulex_compiler::ir::{Encoding, Module, StoredTensor, WeightError, WeightSource, verify, well_named};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::{Packing, Rows, Scheme, Search};
 use memmap2::Mmap;
 
 use super::schema::keys;
 use super::{FORMAT_VERSION, Interface, Shapes};
+use crate::stored::Stored;
 pub use chain::folders;
 use error::Result;
 pub use error::{Fault, Place, ReadError};
@@ -78,15 +77,6 @@ pub struct Artifact {
     pub recipe_digest: Option<String>,
     /// The numbers of the module's weights.
     pub source: Arc<dyn WeightSource>,
-}
-
-/// Where a stored tensor lies in the weight file.
-#[derive(Clone, Debug, PartialEq)]
-struct Stored {
-    ty: WeightType,
-    packing: Packing,
-    range: Range<usize>,
-    scales: Range<usize>,
 }
 
 /// The stored tensors of packages: each in which of their weight files, and where.
@@ -162,28 +152,17 @@ pub(super) fn half(bytes: &[u8]) -> Option<f32> {
 
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> std::result::Result<StoredTensor<'_>, WeightError> {
-        let missing = || WeightError::Missing(name.to_string());
-        let (file, Stored { ty, packing, range, scales }) = self.tensors.get(name).ok_or_else(missing)?;
-        let bytes: &[u8] = self.maps.get(*file).and_then(|map| map.as_deref()).unwrap_or_default();
-        let part = |range: &Range<usize>| bytes.get(range.clone()).ok_or_else(missing);
-        Ok(StoredTensor { ty: ty.clone(), packing: *packing, bytes: part(range)?, scales: part(scales)? })
+        let found = self.tensors.get(name).and_then(|(file, stored)| {
+            stored.tensor(self.maps.get(*file).and_then(|map| map.as_deref()).unwrap_or_default())
+        });
+        found.ok_or_else(|| WeightError::Missing(name.to_string()))
     }
 
-    /// Gives mapped pages back.
     fn release(&self, name: &str, rows: Range<usize>) {
-        #[cfg(unix)]
-        if let Some((file, Stored { ty, packing, range, scales })) = self.tensors.get(name)
+        if let Some((file, stored)) = self.tensors.get(name)
             && let Some(Some(map)) = self.maps.get(*file)
         {
-            for (range, width) in [(range, ty.row_bytes()), (scales, packing.scale_bytes(ty.encoding, ty.columns()))] {
-                let to = rows.end.saturating_mul(width).min(range.len());
-                let from = rows.start.saturating_mul(width).min(to);
-                // SAFETY: the map is a read-only view of a file, so a page that is given back is read again from the
-                // file. That it is given back is only a hint; whether it succeeds does not matter.
-                let _ = unsafe {
-                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start + from, to - from)
-                };
-            }
+            stored.release(map, rows);
         }
     }
 }

@@ -3,12 +3,12 @@
 use diffulex_compiler::ir::{DType, Encoding, NodeId, Op, Operand, WeightId, WeightType};
 use diffulex_compiler::quant::{Packing, Scales};
 
-use super::Stored;
 use super::arguments::Arguments;
 use super::constant::{Constant, Type, UNKNOWN};
 use super::error::{Place, Result};
 use super::lift::{Held, Known, Lift, Made};
 use crate::coreml::schema::program::DataType;
+use crate::stored::Stored;
 
 impl Lift<'_> {
     /// What an operation of that kind makes.

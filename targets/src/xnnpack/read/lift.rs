@@ -4,7 +4,6 @@
 //! symbols, and must agree at the bounds with the sizes that the file declares.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use diffulex_compiler::ir::{
     Builder, CacheId, DType, Dim, Encoding, Module, NodeId, Op, Operand, Stage, ValueType, WeightExpr, WeightId,
@@ -18,25 +17,13 @@ use super::graph::Graph;
 use super::node::{Kind, Node};
 use super::plan::{Argument, Ids, Plan, Table};
 use super::value::{Constant, Form, Role, Value};
+use crate::stored::Stored;
 use crate::xnnpack::schema::constants::{SCALAR_BFLOAT16, SCALAR_HALF, TABLE_PACKING};
 
 /// A module and where its weights lie in the file.
 pub(super) struct Lifted {
     pub(super) module: Module,
     pub(super) tensors: HashMap<String, Stored>,
-}
-
-/// Where a stored tensor lies.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Stored {
-    /// Encoding and shape.
-    pub(super) ty: WeightType,
-    /// What the format does its own way.
-    pub(super) packing: Packing,
-    /// The bytes of its numbers.
-    pub(super) range: Range<usize>,
-    /// The bytes of its scales.
-    pub(super) scales: Range<usize>,
 }
 
 /// Makes a module called `name` of method `forward` and its delegate; the scales of its weights were found by `search`.

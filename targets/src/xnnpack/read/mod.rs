@@ -35,6 +35,8 @@ use diffulex_compiler::ir::{Module, StoredTensor, WeightError, WeightSource, ver
 use diffulex_compiler::quant::Search;
 use memmap2::Mmap;
 
+use crate::stored::Stored;
+
 pub use error::{Fault, Place, ReadError};
 pub use methods::{Constant, Methods};
 
@@ -56,7 +58,7 @@ pub struct Artifact {
 #[derive(Debug)]
 struct Weights {
     bytes: Bytes,
-    tensors: HashMap<String, lift::Stored>,
+    tensors: HashMap<String, Stored>,
 }
 
 /// The bytes of a file.
@@ -156,26 +158,13 @@ impl Bytes {
 
 impl WeightSource for Weights {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
-        let missing = || WeightError::Missing(name.to_string());
-        let lift::Stored { ty, packing, range, scales } = self.tensors.get(name).ok_or_else(missing)?;
-        let part = |range: &Range<usize>| self.bytes.as_slice().get(range.clone()).ok_or_else(missing);
-        Ok(StoredTensor { ty: ty.clone(), packing: *packing, bytes: part(range)?, scales: part(scales)? })
+        let found = self.tensors.get(name).and_then(|stored| stored.tensor(self.bytes.as_slice()));
+        found.ok_or_else(|| WeightError::Missing(name.to_string()))
     }
 
-    /// Gives mapped pages back.
     fn release(&self, name: &str, rows: Range<usize>) {
-        #[cfg(unix)]
         if let (Bytes::Mapped(map), Some(stored)) = (&self.bytes, self.tensors.get(name)) {
-            let lift::Stored { ty, packing, range, scales } = stored;
-            for (range, width) in [(range, ty.row_bytes()), (scales, packing.scale_bytes(ty.encoding, ty.columns()))] {
-                let to = rows.end.saturating_mul(width).min(range.len());
-                let from = rows.start.saturating_mul(width).min(to);
-                // SAFETY: the map is a read-only view of a file, so a page that is given back is read again from the
-                // file. That it is given back is only a hint; whether it succeeds does not matter.
-                let _ = unsafe {
-                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start + from, to - from)
-                };
-            }
+            stored.release(map, rows);
         }
     }
 }
