@@ -137,7 +137,9 @@ fn an_export_replaces_packages_only() {
     let export =
         |output: &str| place.run(&format!("export --hf-model-path tiny --backend coreml --output-path {output}"));
     fs::create_dir_all(place.path("mine.mlpackage/letters")).unwrap();
-    export("mine.mlpackage").failed(1, &["mine.mlpackage: is in the way"]);
+    export("mine.mlpackage").failed(1, &["mine.mlpackage: holds `letters`"]);
+    fs::create_dir_all(place.path("empty.mlpackage/Data")).unwrap();
+    export("empty.mlpackage").failed(1, &["empty.mlpackage: is in the way"]);
     fs::write(place.path("file.mlpackage"), "dear").unwrap();
     export("file.mlpackage").failed(1, &["file.mlpackage"]);
     export("m.pte").failed(1, &["m.pte: the name of a Core ML package ends in `.mlpackage`"]);
@@ -145,6 +147,9 @@ fn an_export_replaces_packages_only() {
     let chain = "m.mlpackage --set target.coreml.parts=2";
     export(chain).ok();
     export(chain).ok();
+    fs::write(place.path("m-2-of-2.mlpackage/mine.txt"), "dear").unwrap();
+    export(chain).failed(1, &["m-2-of-2.mlpackage: holds `mine.txt`"]);
+    fs::remove_file(place.path("m-2-of-2.mlpackage/mine.txt")).unwrap();
     assert!(place.run("verify m-2-of-2.mlpackage --against tiny").ok().out.contains("verified: "));
     fs::remove_dir_all(place.path("m-1-of-2.mlpackage")).unwrap();
     place.run("run m-2-of-2.mlpackage --tokenizer tiny --prompt Hello").failed(1, &["part 1 of 2 is not there"]);
@@ -179,6 +184,14 @@ fn a_changed_number_is_found() {
     place.run("verify artifacts/tiny-coreml-int8 --against tiny").failed(1, &[]);
     let said = place.run(&format!("verify {package} --against tiny --block 4")).failed(1, &[]).out;
     assert!(said.contains("FAILED weights"), "{said}");
+    // The bias of the head, which has none: its zeros are the last record.
+    bytes[middle] ^= 1;
+    let end = bytes.len();
+    assert_eq!(bytes[end - 64..], [0; 64]);
+    bytes[end - 2..].copy_from_slice(&[0x8e, 0x06]);
+    fs::write(&file, &bytes).unwrap();
+    let said = place.run(&format!("verify {package} --against tiny --block 4")).failed(1, &[]).out;
+    assert!(said.contains("that has no bias in the source"), "{said}");
     bytes.truncate(middle);
     fs::write(&file, &bytes).unwrap();
     place.run(&format!("show {package}")).failed(1, &["weight record at "]);

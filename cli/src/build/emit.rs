@@ -67,6 +67,9 @@ pub fn export(
     observe(Event::Lints(&lints));
     allowed(&lints, deny)?;
     let parent = output.parent().map_or(PathBuf::new(), Path::to_path_buf);
+    if let Planned::Coreml(packages) = &planned {
+        packages.iter().try_for_each(|(folder, _)| nothing_foreign(&parent.join(folder)))?;
+    }
     // The packages of a chain are written side by side, and take their places when all of them are whole.
     let mut open: BTreeMap<String, Bundle> = BTreeMap::new();
     let report = write(
@@ -86,6 +89,19 @@ pub fn export(
     )?;
     open.into_values().try_for_each(Bundle::place)?;
     Ok((report, planned.bytes()))
+}
+
+/// Checks that a folder that is to be replaced holds no more than a package does.
+fn nothing_foreign(folder: &Path) -> Result<(), Error> {
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let name = entry.map_err(Error::io(folder))?.file_name();
+        if name != coreml::MANIFEST && name != coreml::DATA {
+            let (folder, name) = (folder.display(), name.display());
+            let what = format!("{folder}: holds `{name}`, which is no part of a package; move it, or write elsewhere");
+            return Err(Error::Usage(what));
+        }
+    }
+    Ok(())
 }
 
 /// Puts the check for a Mac beside packages that lie in `bundle`.

@@ -1,6 +1,7 @@
 //! What a target refuses, pointing into the recipe.
 
 use diffulex_compiler::ir::{Encoding, Module};
+use diffulex_compiler::quant;
 use diffulex_compiler::recipe::{Diagnostic, Diagnostics, Origin, Target as RecipeTarget};
 use diffulex_targets::Refusal;
 
@@ -18,19 +19,30 @@ pub(super) fn refused(job: &Job, module: &Module, reason: &Refusal) -> Error {
         Refusal::Encoding { place, encoding, role, nearest } => {
             let origin = origin(place, role);
             let message = format!("{target} cannot use {encoding} weights as a {role}");
-            let names: Vec<String> = nearest.iter().map(|e| format!("`weights = {}`", in_recipe(*e))).collect();
+            let mut names: Vec<String> = nearest.iter().map(|e| in_place(job, place, role, *e)).collect();
+            names.dedup();
             let help = match *role == "filter" && encoding.group().is_some() {
                 true => "write `activations = \"dynamic-int8\"`, or `group = 0` for a scale a row".into(),
                 false => format!("write {}", names.join(" or ")),
             };
-            Diagnostic::refusal("quant::encoding", message).label(&origin, "not for this target").note(met).help(help)
+            let refusal =
+                Diagnostic::refusal("quant::encoding", message).label(&origin, "not for this target").note(met);
+            let refusal = match (&job.build.target.value, encoding) {
+                (RecipeTarget::Coreml(_), Encoding::BF16) => refusal.note("ML Programs have no arithmetic in bf16"),
+                (RecipeTarget::Coreml(_), Encoding::F32) => refusal.note("f32 would run on the CPU alone"),
+                _ => refusal,
+            };
+            refusal.help(help)
         }
         Refusal::Group { place, role, columns, group } => {
             let message = format!("{target} cannot cut rows of {columns} into groups of {group}");
             Diagnostic::refusal("quant::group-size", message)
                 .label(&origin(place, role), format!("groups of {group}"))
                 .note(met)
-                .help(format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{}\"]`", pattern(place)))
+                .help(match columns.is_multiple_of(2) {
+                    true => format!("write `group = 0` for a scale a row, or `keep.int8 = [\"{}\"]`", pattern(place)),
+                    false => format!("write `keep.int8 = [\"{}\"]`", pattern(place)),
+                })
         }
         Refusal::Odd { place, columns, encoding, role } => {
             let message = format!("{target} cannot use {encoding} for a {role} with rows of {columns}, an odd number");
@@ -74,6 +86,18 @@ pub(super) fn refused(job: &Job, module: &Module, reason: &Refusal) -> Error {
         }
     };
     Error::Recipe(Diagnostics(vec![diagnostic.label(asked, "asked for here")]))
+}
+
+/// How a recipe says another encoding of a weight: where it says the one that is refused.
+fn in_place(job: &Job, place: &str, role: &str, encoding: Encoding) -> String {
+    let (quant, name) = (&job.build.quant, place.trim_start_matches('@'));
+    let kept = quant.keep.iter().find(|(_, pattern)| quant::matches(&pattern.value, name));
+    let numbers = encoding.name().split('.').next().unwrap_or_default();
+    match kept {
+        Some((_, pattern)) => format!("`keep.{numbers} = [\"{}\"]`", pattern.value),
+        None if role == "table" && quant.table.is_some() => format!("`table = \"{numbers}\"`"),
+        None => format!("`weights = {}`", in_recipe(encoding)),
+    }
 }
 
 /// The value of `[target.coreml]` that a refusal speaks of by name.

@@ -31,6 +31,10 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
         return write_report(file, &folders).map(|()| true);
     }
     build::lints::known(&args.deny)?;
+    if !args.deny.is_empty() && matches!(kind, Kind::Recipe | Kind::Checkpoint) {
+        let what = "`show --deny` looks at an artifact; `build --deny` looks at those of a recipe";
+        return Err(Error::Usage(format!("{}: {what}", args.path.display())));
+    }
     let path = match kind {
         Kind::Bundle => args.path.join(Manifest::read(&args.path)?.artifact),
         _ => args.path.clone(),

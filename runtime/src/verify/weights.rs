@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use diffulex_compiler::ir::{Module, Node, Op, Weight, WeightError, WeightExpr, WeightSource};
+use diffulex_compiler::ir::{Module, Node, Op, Operand, Weight, WeightError, WeightExpr, WeightSource};
 use diffulex_compiler::quant::{self, Encoded};
 
 use super::Check;
@@ -12,7 +12,8 @@ const CHUNK: usize = 1 << 18;
 
 /// Compares each weight of `other` with what it stands for in the source, each as its encoding keeps it: they must be
 /// equal to the bit. That is the weight of the same name; for the second copy of a tied table the table, for a gain that
-/// took the scale of attention the two together, for the tables of the rotation their formula.
+/// took the scale of attention the two together, for the tables of the rotation their formula. There may be no bias that
+/// the source has not, and no other eps.
 ///
 /// # Errors
 /// When the numbers of a weight cannot be had.
@@ -23,8 +24,33 @@ pub fn compare(
     let found: Vec<(Weight, &Weight)> = other.weights.iter().filter_map(|w| Some((origin(source, w)?, w))).collect();
     let differences: Vec<Option<String>> =
         found.par_iter().map(|(a, b)| difference(a, numbers, b, others)).collect::<Result<_, _>>()?;
-    let (compared, first) = (found.len(), differences.into_iter().flatten().next());
+    let first =
+        differences.into_iter().flatten().next().or_else(|| added(source, other)).or_else(|| eps(source, other));
+    let compared = found.len();
     Ok(Check::Weights { compared, of: other.weights.len(), passed: first.is_none() && compared > 0, difference: first })
+}
+
+/// A bias that the source has not.
+fn added(source: &Module, other: &Module) -> Option<String> {
+    let bias = |node: &Node| match (&node.op, node.args.as_slice()) {
+        (Op::Linear, [_, _, Operand::Weight(bias)]) => Some(*bias),
+        _ => None,
+    };
+    let biases = other.nodes.iter().filter_map(bias).map(|id| other.weight(id));
+    let unknown = biases.into_iter().find(|bias| origin(source, bias).is_none())?;
+    Some(format!("`{}` is added to a product that has no bias in the source", unknown.name))
+}
+
+/// The eps of a norm that is another one in the source.
+fn eps(source: &Module, other: &Module) -> Option<String> {
+    let all = |module: &Module| {
+        let eps = |node: &Node| if let Op::RmsNorm { eps } = node.op { Some(eps) } else { None };
+        module.nodes.iter().filter_map(eps).collect::<Vec<f32>>()
+    };
+    let (mut source, other) = (all(source), all(other));
+    source.dedup();
+    let wrong = other.into_iter().find(|eps| !source.contains(eps))?;
+    Some(format!("a norm has eps {wrong:e} instead of {:e}", source.first()?))
 }
 
 /// What a weight stands for in the source.

@@ -33,6 +33,8 @@ impl Bundle {
     /// # Errors
     /// As [`Bundle::create`].
     pub fn replacing(folder: &Path, mark: &str) -> Result<Bundle, ArtifactError> {
+        // What a link leads to is replaced, not the link.
+        let folder = &fs::canonicalize(folder).unwrap_or_else(|_| folder.into());
         let parent = parent(folder);
         if parent.exists() && !parent.is_dir() {
             return Err(ArtifactError::InTheWay { path: parent });

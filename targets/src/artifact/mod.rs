@@ -32,7 +32,7 @@ pub enum ArtifactError {
         path: PathBuf,
     },
     /// There is something else where the artifact should go.
-    #[error("{}: is in the way: it is no artifact of an earlier build; remove it or build elsewhere with `--out`", path.display())]
+    #[error("{}: is in the way: it is no artifact of an earlier build; remove it, or write elsewhere", path.display())]
     InTheWay {
         /// What stands there.
         path: PathBuf,

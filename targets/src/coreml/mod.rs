@@ -36,6 +36,9 @@ pub const EXTENSION: &str = "mlpackage";
 /// The file that every package has at its root.
 pub const MANIFEST: &str = schema::MANIFEST_PATH;
 
+/// The folder at the root of every package that holds the rest.
+pub const DATA: &str = "Data";
+
 /// The folder of the package called `name`, or of part `number` of a chain of so many.
 pub fn folder(name: &str, number: u32, of: u32) -> String {
     if of == 1 { format!("{name}.{EXTENSION}") } else { format!("{name}-{number}-of-{of}.{EXTENSION}") }

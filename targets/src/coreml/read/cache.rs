@@ -136,18 +136,20 @@ impl Lift<'_> {
         let wanted =
             [Dim::fixed(1), Dim::fixed(self.step.cache.kv_heads), Dim::T, Dim::fixed(self.step.cache.head_dim)];
         place.same("shape of the rows", &shape[..], &wanted[..])?;
-        if self.written.insert(cache, *rows).is_some() {
-            return Err(place.damaged(format!("cache {cache} is written twice")));
-        }
         args.done()?;
-        Ok(Made { held: Held::Updated(*kind, *writes), dtype: x.ty.dtype, shape: Some(x.ty.shape) })
+        Ok(Made { held: Held::Updated(cache, *rows, *writes), dtype: x.ty.dtype, shape: Some(x.ty.shape) })
     }
 
     pub(super) fn write_state(&mut self, mut args: Arguments) -> Result<()> {
         let (kind, data) = (self.state(&mut args)?, args.one("data")?);
         let writes = self.writes[place_of(kind)];
-        if data.held != Held::Updated(kind, writes) {
-            return Err(args.place.unsupported("a write of something else than the state with new rows"));
+        let (cache, rows) = match data.held {
+            Held::Updated(cache, rows, before) if (cache.kind, before) == (kind, writes) => (cache, rows),
+            _ => return Err(args.place.unsupported("a write of something else than the state with new rows")),
+        };
+        // Only what is written is there in the next call.
+        if self.written.insert(cache, rows).is_some() {
+            return Err(args.place.damaged(format!("cache {cache} is written twice")));
         }
         self.writes[place_of(kind)] += 1;
         args.done()

@@ -53,7 +53,7 @@ pub(super) enum Held {
     /// What a state holds after so many writes.
     Kept(CacheKind, u32),
     /// That, with the rows of a layer put in.
-    Updated(CacheKind, u32),
+    Updated(CacheId, NodeId, u32),
     /// New rows of one layer, with an axis before them.
     Rows(NodeId),
     /// Where the rows of a step begin, or end, in a kept cache.
@@ -324,6 +324,10 @@ impl Lift<'_> {
 
     /// The node of the result, after checking that new rows are those that the caches are joined with.
     fn outputs(&self) -> Result<NodeId> {
+        let (written, caches) = (self.written.len() as u64, 2 * u64::from(self.step.cache.layers));
+        if self.step.interface == Interface::State {
+            Place::Program.same("number of written caches", written, caches)?;
+        }
         let held = |name: &str, ty: &Type| {
             let place = Place::Feature(name.into());
             let known = self.known.get(name).ok_or_else(|| place.missing("operation that makes it"))?;
