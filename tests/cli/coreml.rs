@@ -93,7 +93,10 @@ fn lints_are_told_and_can_be_denied() {
     place
         .run(&format!("build tiny.toml {grouped} --deny coreml::grouped-scales"))
         .failed(1, &["denied[coreml::grouped-scales]: ", "Neural Engine"]);
-    assert!(!place.path("artifacts/tiny-coreml-int4").exists());
+    place
+        .run(&format!("build tiny.toml {grouped} --set matrix.quant=[\"f16\",\"int4\"] --deny warnings"))
+        .failed(1, &["denied[coreml::grouped-scales]"]);
+    assert!(!place.path("artifacts/tiny-coreml-int4").exists() && !place.path("artifacts/tiny-coreml-f16").exists());
     place.run("build tiny.toml --deny coreml::nothing").failed(1, &["no lint `coreml::nothing`", "coreml::high-rank"]);
     let built = place.run(&format!("build tiny.toml {grouped} --deny coreml::fused-attention")).ok();
     assert!(built.err.contains("warning[coreml::grouped-scales]"), "{}", built.err);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::Module;
 use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
+use diffulex_targets::coreml::Lint;
 use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml};
 
 use super::check;
@@ -19,15 +20,13 @@ use crate::report::{REPORT, Report};
 /// Builds the artifact's folder. What was there before stays valid until the last file is in place.
 ///
 /// # Errors
-/// As [`job::compile`], when the artifact has a lint that is denied, and when something cannot be written.
-pub fn run(plan: &Plan, deny: &[String], observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+/// As [`job::compile`], and when something cannot be written.
+pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
     let job = &plan.job;
     let mut bundle = Bundle::create(&plan.folder)?;
     let module = job::compile(job, None, observe)?;
     let planned = planned(job, &module, &job.build.name)?;
-    let lints = planned.lints();
-    observe(Event::Lints(&lints));
-    allowed(&lints, deny)?;
+    observe(Event::Lints(&planned.lints()));
     let report = write(job, &planned, &mut |name, content| bundle.write(name, content), observe)?;
     if let (Planned::Coreml(packages), true) = (&planned, job::checked(&job.build)) {
         check(&mut bundle, job, packages)?;
@@ -42,6 +41,15 @@ pub fn run(plan: &Plan, deny: &[String], observe: &mut dyn FnMut(Event<'_>)) -> 
     bundle.write("generation.json", |out| out.write_all(generation_json(&job.generation).as_bytes()))?;
     bundle.finish(manifest(plan))?;
     Ok(())
+}
+
+/// What devices are known to do badly with the artifact of a job; nothing is written.
+///
+/// # Errors
+/// As [`job::compile`].
+pub fn foreseen(job: &Job) -> Result<Vec<Lint>, Error> {
+    let module = job::compile(job, None, &mut |_| {})?;
+    Ok(planned(job, &module, &job.build.name)?.lints())
 }
 
 /// Writes the artifact alone, without a folder around it; gives what is told of its weights, and its size.

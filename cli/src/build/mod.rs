@@ -19,7 +19,7 @@ mod refused;
 
 pub(crate) use digests::Digests;
 pub use digests::Progress;
-pub use emit::{export, run};
+pub use emit::{export, foreseen, run};
 pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;
 pub use job::{Event, Job, compile, goes_through};

@@ -26,6 +26,12 @@ pub(crate) fn run(args: &Build) -> Result<bool, Error> {
 fn builds(args: &Build) -> Result<bool, Error> {
     build::lints::known(&args.deny)?;
     let plans = plans(&args.recipe, &args.places)?;
+    if !args.deny.is_empty() && args.stop_after.is_none() {
+        // All are looked at before any is written.
+        for plan in &plans {
+            build::lints::allowed(&build::foreseen(&plan.job)?, &args.deny)?;
+        }
+    }
     for plan in &plans {
         for stage in args.stop_after.iter().chain(&args.explain) {
             if !build::goes_through(&plan.job, stage)? {
@@ -46,7 +52,7 @@ fn builds(args: &Build) -> Result<bool, Error> {
 pub(crate) fn ensure(plans: &[Plan]) -> Result<(), Error> {
     for plan in plans.iter().filter(|p| p.freshness != Freshness::Fresh) {
         note(&format!("building {} ({})", plan.job.build.name, plan.freshness));
-        write(plan, &[], &mut |_| Ok(()))?;
+        write(plan, &mut |_| Ok(()))?;
     }
     Ok(())
 }
@@ -88,20 +94,19 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
         }
         let found = lints::of(&plan.artifact())?;
         lints::tell(args.message_format, &plan.job.build.name, &found)?;
-        build::lints::allowed(&found, &args.deny)?;
         return report(args.message_format, plan, "fresh", None);
     }
     let started = std::time::Instant::now();
-    write(plan, &args.deny, &mut see)?;
+    write(plan, &mut see)?;
     let why = if plan.freshness == Freshness::Fresh { "forced".into() } else { plan.freshness.to_string() };
     report(args.message_format, plan, &why, Some(started.elapsed().as_secs_f64()))
 }
 
 /// Writes one artifact with a bar.
-fn write(plan: &Plan, deny: &[String], see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> Result<(), Error> {
+fn write(plan: &Plan, see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> Result<(), Error> {
     let bar: ProgressBar = bytes_bar(&plan.job.build.name);
     let mut failed = Ok(());
-    let done = build::run(plan, deny, &mut |event| {
+    let done = build::run(plan, &mut |event| {
         if let Event::Written { bytes, total } = event {
             bar.set_length(total);
             bar.set_position(bytes);
