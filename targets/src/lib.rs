@@ -16,6 +16,7 @@
 pub mod artifact;
 pub mod coreml;
 mod emit;
+mod fault;
 mod layers;
 mod naming;
 mod open;

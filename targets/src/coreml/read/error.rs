@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+pub use crate::fault::Fault;
+
 /// A part of a package.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -28,39 +30,6 @@ pub enum Place {
     Module(String),
     /// A place in a part of a chain, by its number.
     Part(u32, Box<Place>),
-}
-
-/// What is wrong there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It cannot be opened, mapped or read.
-    Unreadable(String),
-    /// It is not what it should be.
-    Damaged(String),
-    /// Something is absent.
-    Missing(String),
-    /// A number exceeds what it may be.
-    Exceeds {
-        /// What it counts.
-        what: &'static str,
-        /// Its value.
-        value: u64,
-        /// The largest value allowed.
-        limit: u64,
-    },
-    /// Two things that must agree do not.
-    Mismatch {
-        /// The fact in question.
-        what: &'static str,
-        /// What stands there.
-        found: String,
-        /// What should.
-        expected: String,
-    },
-    /// The package may be fine, but this reader does not know what it uses.
-    Unsupported(String),
-    /// The graph breaks a rule of the IR.
-    Broken(String),
 }
 
 /// Why a package cannot be read: where, and what.
@@ -90,20 +59,6 @@ impl fmt::Display for Place {
             Place::Function(name, Some(place)) => write!(f, "function {name:?}, {place}"),
             Place::Module(place) => write!(f, "module, {place}"),
             Place::Part(number, place) => write!(f, "part {number}, {place}"),
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Unreadable(what) => f.write_str(what),
-            Fault::Damaged(what) => write!(f, "damaged: {what}"),
-            Fault::Missing(what) => write!(f, "has no {what}"),
-            Fault::Exceeds { what, value, limit } => write!(f, "{what} is {value}, beyond {limit}"),
-            Fault::Mismatch { what, found, expected } => write!(f, "{what} is {found}, not {expected}"),
-            Fault::Unsupported(what) => write!(f, "this reader does not know {what}"),
-            Fault::Broken(what) => f.write_str(what),
         }
     }
 }
@@ -145,7 +100,7 @@ impl Place {
 
     pub(super) fn mismatch(&self, what: &'static str, found: impl fmt::Debug, expected: impl fmt::Debug) -> ReadError {
         let (found, expected) = (format!("{found:?}"), format!("{expected:?}"));
-        self.fault(Fault::Mismatch { what, found, expected })
+        self.fault(Fault::Mismatch { what: what.into(), found, expected })
     }
 
     /// Fails unless both are the same.
@@ -155,9 +110,6 @@ impl Place {
 
     /// `value`, which must not exceed `limit`.
     pub(super) fn at_most(&self, what: &'static str, value: u64, limit: u64) -> Result<usize> {
-        match usize::try_from(value) {
-            Ok(n) if value <= limit => Ok(n),
-            _ => Err(self.fault(Fault::Exceeds { what, value, limit })),
-        }
+        Fault::at_most(|| what.into(), value, limit).map_err(|fault| self.fault(fault))
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use planus::errors::ErrorKind;
 
+pub use crate::fault::Fault;
+
 /// A part of a `.pte` file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -35,41 +37,6 @@ pub enum Place {
     Node(usize),
     /// The module that the file becomes.
     Module(String),
-}
-
-/// What is wrong there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The file cannot be opened or mapped.
-    Unreadable(String),
-    /// The bytes are not what they should be at all.
-    Damaged(String),
-    /// A field is absent.
-    Missing(&'static str),
-    /// A number, offset or size exceeds what it may be.
-    Exceeds {
-        /// The field.
-        what: &'static str,
-        /// Its value.
-        value: u64,
-        /// The largest value allowed.
-        limit: u64,
-    },
-    /// Two things that must agree do not.
-    Mismatch {
-        /// The fact in question.
-        what: &'static str,
-        /// What stands there.
-        found: String,
-        /// What should.
-        expected: String,
-    },
-    /// Something occurs a second time.
-    Twice(String),
-    /// The file may be fine, but this reader does not know what it uses.
-    Unsupported(String),
-    /// The graph breaks a rule of the IR.
-    Broken(String),
 }
 
 /// Why a file cannot be read: where, and what.
@@ -105,21 +72,6 @@ impl fmt::Display for Place {
     }
 }
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fault::Unreadable(what) => f.write_str(what),
-            Fault::Damaged(what) => write!(f, "damaged: {what}"),
-            Fault::Missing(field) => write!(f, "has no `{field}`"),
-            Fault::Exceeds { what, value, limit } => write!(f, "`{what}` is {value}, beyond {limit}"),
-            Fault::Mismatch { what, found, expected } => write!(f, "`{what}` is {found}, not {expected}"),
-            Fault::Twice(what) => write!(f, "{what} occurs twice"),
-            Fault::Unsupported(what) => write!(f, "this reader does not know {what}"),
-            Fault::Broken(what) => f.write_str(what),
-        }
-    }
-}
-
 impl Place {
     pub(super) fn fault(self, fault: Fault) -> ReadError {
         ReadError { place: self, fault }
@@ -139,15 +91,13 @@ impl Place {
         found: impl fmt::Display,
         expected: impl fmt::Display,
     ) -> ReadError {
-        self.fault(Fault::Mismatch { what, found: found.to_string(), expected: expected.to_string() })
+        let (found, expected) = (found.to_string(), expected.to_string());
+        self.fault(Fault::Mismatch { what: format!("`{what}`").into(), found, expected })
     }
 
     /// `value`, which must not exceed `limit`.
     pub(super) fn at_most(&self, what: &'static str, value: u64, limit: u64) -> Result<usize> {
-        match usize::try_from(value) {
-            Ok(n) if value <= limit => Ok(n),
-            _ => Err(self.clone().fault(Fault::Exceeds { what, value, limit })),
-        }
+        Fault::at_most(|| format!("`{what}`").into(), value, limit).map_err(|fault| self.clone().fault(fault))
     }
 
     /// A field that was read.
@@ -164,7 +114,7 @@ impl Place {
 
     /// A field that must be there.
     pub(super) fn need<T>(&self, name: &'static str, field: planus::Result<Option<T>>) -> Result<T> {
-        self.got(field)?.ok_or_else(|| self.clone().fault(Fault::Missing(name)))
+        self.got(field)?.ok_or_else(|| self.clone().fault(Fault::Missing(format!("`{name}`"))))
     }
 
     /// A text that must be there, of bounded length.

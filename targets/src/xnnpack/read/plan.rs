@@ -156,13 +156,7 @@ fn inputs(plan: &ExecutionPlanRef<'_>, values: &Values<'_>) -> Result<(Sizes, Ca
         return Err(Place::Input(leading).mismatch("sizes", format!("{:?}", tensors[leading].sizes), "[1, KV, C, D]"));
     };
     let r = if leading > LEADING { t } else { 0 };
-    if t > MAX_BOUND || c > MAX_BOUND {
-        return Err(Place::Input(0).fault(Fault::Exceeds {
-            what: "sizes",
-            value: t.max(c).into(),
-            limit: MAX_BOUND.into(),
-        }));
-    }
+    Place::Input(0).at_most("sizes", t.max(c).into(), MAX_BOUND.into())?;
     for (i, tensor) in tensors.iter().enumerate() {
         let (scalar, sizes) = match i {
             0 | 1 => (SCALAR_LONG, vec![1, t]),
