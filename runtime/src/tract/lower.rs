@@ -125,6 +125,7 @@ impl Lowering<'_> {
             Op::Attention { scale } => self.attention(id, node, *scale)?,
             Op::Silu => self.native(id, Rowwise::Silu, &[0])?,
             Op::Int8Token => self.native(id, Rowwise::Int8Token, &[0])?,
+            Op::FakeQuantize(grid) => self.native(id, Rowwise::FakeQuantize(*grid), &[0])?,
             Op::Swiglu => self.native(id, Rowwise::Swiglu, &[0])?,
             Op::GatherRows => self.native(id, GatherRows, &[0, 1])?,
             Op::Add => self.two(id, tract::add())?,
