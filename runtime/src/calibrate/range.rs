@@ -36,7 +36,7 @@ impl Range {
     #[must_use]
     pub fn around(low: f32, high: f32) -> Range {
         let (low, high) = (low.min(0.0) + 0.0, high.max(0.0) + 0.0);
-        if high - low < NARROWEST { Range { low: 0.0, high: 1.0 } } else { Range { low, high } }
+        if is_nothing(low, high) { Range { low: 0.0, high: 1.0 } } else { Range { low, high } }
     }
 
     /// Its lower end, 0 or below.
@@ -50,6 +50,11 @@ impl Range {
     pub fn high(self) -> f32 {
         self.high
     }
+}
+
+/// Whether the numbers from `low` to `high`, with 0 among them, are too close together for levels.
+fn is_nothing(low: f32, high: f32) -> bool {
+    high.max(0.0) - low.min(0.0) < NARROWEST
 }
 
 impl From<Range> for [f64; 2] {
@@ -80,6 +85,7 @@ impl Method {
                 let [low, high] = [false, true].map(|upwards| edge(observed, upwards, outside));
                 Range::around(low.max(observed.min()), high.min(observed.max()))
             }
+            Method::Mse if is_nothing(observed.min(), observed.max()) => whole,
             Method::Mse => narrowed(whole, |range| error(observed, range, levels)),
         }
     }
