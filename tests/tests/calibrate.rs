@@ -9,7 +9,7 @@ use diffulex_compiler::generation::{Family, Generation, Reuse};
 use diffulex_compiler::ir::interpret::{Array, Inputs};
 use diffulex_compiler::ir::*;
 use diffulex_compiler::passes;
-use diffulex_compiler::quant::{Packing, Scheme};
+use diffulex_compiler::quant::{Packing, Scheme, Search};
 use diffulex_runtime::calibrate::{CalibrateError, Method, Ranges, Wanted, calibrate, weight_range};
 use diffulex_runtime::engine::HIDDEN;
 use diffulex_runtime::sample::Draws;
@@ -184,10 +184,9 @@ fn needed(module: &Module, logits: bool) -> Vec<bool> {
         module.outputs.iter().for_each(|id| needed[id.0 as usize] = true);
     }
     for (id, node) in module.iter().rev() {
-        for arg in node.args.iter().filter(|_| needed[id.0 as usize]) {
-            if let Operand::Node(arg) = arg {
-                needed[arg.0 as usize] = true;
-            }
+        if needed[id.0 as usize] {
+            let nodes = node.args.iter().filter_map(|arg| if let Operand::Node(id) = arg { Some(*id) } else { None });
+            nodes.for_each(|id| needed[id.0 as usize] = true);
         }
     }
     needed
@@ -316,7 +315,7 @@ fn the_ends_of_a_weight_are_exact_and_finite() {
     let weight = Weight {
         name: "w".into(),
         ty: WeightType { encoding: Encoding::F16, ..ty.clone() },
-        search: Default::default(),
+        search: Search::Max,
         expr: WeightExpr::Scale(Box::new(WeightExpr::Stored("w".into())), 2.0),
     };
     assert_eq!(weight_range(&weight, &source(&numbers)), Ok((-14.5, 18.0)));
