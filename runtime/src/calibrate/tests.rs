@@ -107,7 +107,12 @@ proptest! {
     }
 
     #[test]
-    fn the_error_is_what_rounding_costs(first in -1f32..0.45, levels in 2u32..2000, low in 0.01f32..1.0, high in 0.01f32..1.0) {
+    fn the_error_is_what_rounding_costs(
+        first in -1f32..0.45,
+        levels in 2u32..2000,
+        low in 0.01f32..1.0,
+        high in 0.01f32..1.0,
+    ) {
         // Many numbers spread evenly over many bins.
         let values: Vec<f32> = (0..40_000).map(|i| first + i as f32 / 80_000.0).collect();
         let (observed, range) = (observed(&values), Range::around(-low, high));
@@ -202,7 +207,7 @@ fn blocks_are_committed_and_windows_get_noisier() {
     for (pass, masks) in passes[6..11].iter().zip(0..) {
         assert_eq!(pass.tokens.iter().filter(|id| **id == 99).count(), masks);
     }
-    let again = plan::plan(&[text.clone()], &generation(Family::Sdar), &shape(4, 8));
+    let again = plan::plan(std::slice::from_ref(&text), &generation(Family::Sdar), &shape(4, 8));
     assert_eq!(passes, again);
     let narrow = plan::plan(&[text], &generation(Family::Sdar), &shape(4, 7));
     assert_eq!(narrow.len(), 2 * 5 + 1, "the prefix of 8 has no room");
