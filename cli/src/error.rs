@@ -7,6 +7,7 @@ use diffulex_compiler::ir::WeightError;
 use diffulex_compiler::ir::build::BuildError;
 use diffulex_compiler::passes::PassError;
 use diffulex_compiler::recipe::Diagnostics;
+use diffulex_runtime::calibrate::CalibrateError;
 use diffulex_runtime::chat::ChatError;
 use diffulex_runtime::engine::EngineError;
 use diffulex_runtime::generate::GenerateError;
@@ -48,6 +49,9 @@ pub enum Error {
     /// The files of an artifact's folder.
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    /// A calibration that cannot be carried out.
+    #[error("calibration: {0}")]
+    Calibrate(#[from] CalibrateError),
     /// A module that our engine cannot run.
     #[error(transparent)]
     Lower(#[from] LowerError),

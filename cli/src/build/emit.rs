@@ -10,8 +10,9 @@ use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
 use diffulex_targets::coreml::Lint;
 use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml};
 
+use super::calibrate::CALIBRATION;
 use super::check;
-use super::job::{self, Event, Job};
+use super::job::{self, Compiled, Event, Job};
 use super::lints::allowed;
 use super::plan::Plan;
 use crate::Error;
@@ -24,12 +25,15 @@ use crate::report::{REPORT, Report};
 pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
     let job = &plan.job;
     let mut bundle = Bundle::create(&plan.folder)?;
-    let module = job::compile(job, None, observe)?;
+    let Compiled { module, calibration } = job::compile(job, None, observe)?;
     let planned = planned(job, &module, &job.build.name)?;
     observe(Event::Lints(&planned.lints()));
     let report = write(job, &planned, &mut |name, content| bundle.write(name, content), observe)?;
     if let (Planned::Coreml(packages), true) = (&planned, job::checked(&job.build)) {
         check(&mut bundle, job, packages)?;
+    }
+    if let Some(calibration) = calibration {
+        bundle.write(CALIBRATION, |out| out.write_all(calibration.as_bytes()))?;
     }
     bundle.write(REPORT, |out| out.write_all(report.to_json().as_bytes()))?;
     for name in Plan::TEXT_FILES {
@@ -48,7 +52,7 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error>
 /// # Errors
 /// As [`job::compile`].
 pub fn foreseen(job: &Job) -> Result<Vec<Lint>, Error> {
-    let module = job::compile(job, None, &mut |_| {})?;
+    let Compiled { module, .. } = job::compile(job, None, &mut |_| {})?;
     Ok(planned(job, &module, &job.build.name)?.lints())
 }
 
@@ -68,7 +72,7 @@ pub fn export(
         let (output, ending) = (output.display(), coreml::EXTENSION);
         return Err(Error::Usage(format!("{output}: the name of a Core ML package ends in `.{ending}`")));
     }
-    let module = job::compile(job, None, observe)?;
+    let Compiled { module, .. } = job::compile(job, None, observe)?;
     let stem = output.file_stem().unwrap_or_default().to_string_lossy();
     let planned = planned(job, &module, &stem)?;
     let lints = planned.lints();
@@ -165,7 +169,7 @@ pub(super) fn manifest(plan: &Plan) -> Manifest {
         artifact: artifact_name(job),
         tool: format!("diffulex-edge {}", env!("CARGO_PKG_VERSION")),
         recipe: job.build.effective_values().iter().cloned().collect(),
-        checkpoint: plan.inputs.clone(),
+        checkpoint: job.inputs.clone(),
         files: Default::default(),
     }
 }

@@ -7,6 +7,7 @@
 //! [`forecast()`] tells sizes before there is a checkpoint.
 
 mod agreement;
+mod calibrate;
 mod check;
 mod digests;
 mod emit;
@@ -22,5 +23,6 @@ pub use digests::Progress;
 pub use emit::{export, foreseen, run};
 pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;
-pub use job::{Event, Job, compile, goes_through};
+pub use job::{Compiled, Event, Job, compile, goes_through};
+pub(crate) use plan::inputs;
 pub use plan::{Options, Plan, plan};

@@ -14,7 +14,7 @@ use super::agreement;
 use super::digests::{Digests, Progress};
 use super::emit;
 use super::freshness::{self, Freshness};
-use super::job::Job;
+use super::job::{Job, check, target};
 use crate::Error;
 
 /// Where to look and what to take.
@@ -37,8 +37,6 @@ pub struct Plan {
     pub job: Job,
     /// The folder of the artifact.
     pub folder: PathBuf,
-    /// SHA-256 of each file of the checkpoint that takes part.
-    pub inputs: BTreeMap<String, String>,
     /// Whether an earlier build can stay.
     pub freshness: Freshness,
 }
@@ -69,12 +67,12 @@ pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) 
                 opened
             }
         };
-        let job = Job::new(build, checkpoint)?;
-        let inputs = inputs(&job.checkpoint, &mut digests)?;
-        let folder = options.out.join(&job.build.name);
+        let inputs = inputs(&checkpoint, &mut digests)?;
+        let folder = options.out.join(target(&build).folder(&build.name));
+        let job = Job::new(build, checkpoint, inputs, Some(folder.clone()))?;
         artifact::sweep(&folder);
-        let freshness = freshness::of(&job.build, &inputs, &folder, &mut digests);
-        plans.push(Plan { job, folder, inputs, freshness });
+        let freshness = freshness::of(&job.build, &job.inputs, &folder, &mut digests);
+        plans.push(Plan { job, folder, freshness });
     }
     digests.save();
     Ok(plans)
@@ -125,7 +123,7 @@ pub(super) fn with_tokens(build: &recipe::Build, family: Family, mask_id: u32, e
 }
 
 /// Digests of the files of a checkpoint that a build reads.
-fn inputs(checkpoint: &Checkpoint, digests: &mut Digests<'_>) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn inputs(checkpoint: &Checkpoint, digests: &mut Digests<'_>) -> Result<BTreeMap<String, String>, Error> {
     let folder = checkpoint.folder();
     let small = Plan::TEXT_FILES.iter().chain(&["config.json", "generation_config.json"]).map(|name| folder.join(name));
     let files = small.filter(|f| f.exists()).chain(checkpoint.files().map(Path::to_path_buf));
@@ -138,14 +136,20 @@ fn inputs(checkpoint: &Checkpoint, digests: &mut Digests<'_>) -> Result<BTreeMap
 }
 
 impl Job {
-    /// Holds a recipe against its checkpoint.
+    /// Holds a recipe against its checkpoint, whose files have the digests `inputs`, and against its target.
     ///
     /// # Errors
     /// Everything in which they disagree.
-    pub fn new(build: recipe::Build, checkpoint: Arc<Checkpoint>) -> Result<Job, Error> {
+    pub fn new(
+        build: recipe::Build,
+        checkpoint: Arc<Checkpoint>,
+        inputs: BTreeMap<String, String>,
+        earlier: Option<PathBuf>,
+    ) -> Result<Job, Error> {
+        check(&build)?;
         agreement::check(&build, &checkpoint)?;
         let generation = generation(&build, &checkpoint)?;
-        Ok(Job { build, checkpoint, generation })
+        Ok(Job { build, checkpoint, generation, inputs, earlier })
     }
 }
 

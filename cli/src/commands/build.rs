@@ -65,7 +65,7 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
         let (name, module, notes) = match event {
             Event::Stage { name, module, notes } => (name, module, notes),
             Event::Lints(found) => return lints::tell(args.message_format, &plan.job.build.name, found),
-            Event::Written { .. } => return Ok(()),
+            Event::Written { .. } | Event::Calibrating { .. } => return Ok(()),
         };
         number += 1;
         if let Some(folder) = &args.dump_ir {
@@ -89,7 +89,7 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
             failed?;
             let module = module.map_err(|e| with_evidence(plan, e))?;
             if args.stop_after.is_some() {
-                return print(&ir::print(&module));
+                return print(&ir::print(&module.module));
             }
         }
         let found = lints::of(&plan.artifact())?;
@@ -107,10 +107,7 @@ fn write(plan: &Plan, see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> R
     let bar: ProgressBar = bytes_bar(&plan.job.build.name);
     let mut failed = Ok(());
     let done = build::run(plan, &mut |event| {
-        if let Event::Written { bytes, total } = event {
-            bar.set_length(total);
-            bar.set_position(bytes);
-        }
+        show_progress(&bar, &event);
         if failed.is_ok() {
             failed = see(&event);
         }

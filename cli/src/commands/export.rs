@@ -8,6 +8,7 @@ use diffulex_edge::{Error, report};
 use indicatif::HumanBytes;
 
 use super::lints::line;
+use super::show_progress;
 use crate::args::Export;
 use crate::terminal::{bytes_bar, note, print, say};
 
@@ -29,13 +30,11 @@ pub(crate) fn run(args: &Export) -> Result<bool, Error> {
     let job = request.job()?;
     let bar = bytes_bar(&args.output_path.to_string_lossy());
     let mut lints = Vec::new();
-    let done = build::export(&job, &args.output_path, &args.deny, &mut |event| match event {
-        Event::Written { bytes, total } => {
-            bar.set_length(total);
-            bar.set_position(bytes);
+    let done = build::export(&job, &args.output_path, &args.deny, &mut |event| {
+        show_progress(&bar, &event);
+        if let Event::Lints(found) = event {
+            lints = found.to_vec();
         }
-        Event::Lints(found) => lints = found.to_vec(),
-        Event::Stage { .. } => {}
     });
     bar.finish_and_clear();
     let (report, bytes) = done?;

@@ -54,7 +54,7 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
         (Kind::Recipe, true) => {
             let planned = plans(&args.path, &args.places)?;
             let modules = planned.iter().map(|plan| build::compile(&plan.job, None, &mut |_| {}));
-            modules.map(|m| Ok(ir::print(&m?))).collect::<Result<Vec<String>, Error>>()?.join("\n")
+            modules.map(|m| Ok(ir::print(&m?.module))).collect::<Result<Vec<String>, Error>>()?.join("\n")
         }
         (_, true) => ir::print(&subject::open(&args.path, None)?.module),
         (_, false) => {

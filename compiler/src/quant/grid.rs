@@ -51,6 +51,11 @@ impl GridType {
         }
     }
 
+    /// How many there are.
+    pub fn levels(self) -> u32 {
+        1 << (8 * self.bytes())
+    }
+
     /// Bytes of one number.
     pub fn bytes(self) -> usize {
         match self {
