@@ -34,6 +34,7 @@ pub use coreml::Coreml;
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Note, Severity};
 pub use mistake::Mistake;
 pub use source::{Located, Origin, SourceFile};
+pub use suggest::near_miss;
 
 /// A recipe without mistakes.
 #[derive(Clone, Debug)]
