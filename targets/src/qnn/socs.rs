@@ -24,6 +24,9 @@ pub struct Soc {
 /// First version of the HTP that finishes graphs with 16-bit activations.
 const FIRST_WIDE: u32 = 69;
 
+/// First version that multiplies by computed int16.
+const FIRST_INT16: u32 = 73;
+
 /// Words before a name that do not tell chips apart.
 const BRANDS: [&str; 2] = ["qualcomm", "snapdragon"];
 
@@ -92,6 +95,11 @@ impl Soc {
         self.arch >= FIRST_WIDE
     }
 
+    /// Whether a MatMul can have a second operand of int16 that is computed: a cache of 16 bits.
+    pub fn multiplies_int16(&self) -> bool {
+        self.arch >= FIRST_INT16
+    }
+
     /// Its part number and its trade name.
     fn names(&self) -> impl Iterator<Item = &'static str> {
         [Some(self.name), self.sold_as].into_iter().flatten()
@@ -152,9 +160,12 @@ mod tests {
 
     #[test]
     fn a_near_miss_is_named() {
-        for (typed, near) in
-            [("SM8560", Some("SM8650")), ("8 Gen 33", Some("8 Gen 3")), ("A17 Pro Max Ultra", None), ("snapdragon", None)]
-        {
+        for (typed, near) in [
+            ("SM8560", Some("SM8650")),
+            ("8 Gen 33", Some("8 Gen 3")),
+            ("A17 Pro Max Ultra", None),
+            ("snapdragon", None),
+        ] {
             let error = find(typed).unwrap_err();
             assert_eq!(error.near, near, "{typed}");
             assert_eq!(error.name, typed);

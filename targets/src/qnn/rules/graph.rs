@@ -68,7 +68,8 @@ impl<'a> Graph<'a> {
         }
         for input in &proto.input {
             let ty = input.type_.tensor_type();
-            let value = Value { element: Element::of(ty.elem_type), rank: infer::declared_rank(ty), ..Value::default() };
+            let value =
+                Value { element: Element::of(ty.elem_type), rank: infer::declared_rank(ty), ..Value::default() };
             graph.add(&input.name, value, found);
         }
         let declared: BTreeMap<_, _> =
@@ -120,7 +121,9 @@ impl<'a> Graph<'a> {
         for (i, name) in inputs(node) {
             match self.values.get_mut(name) {
                 Some(value) => value.users.push((node, i)),
-                None => found.add(&list::MISSING_VALUE, place(node), format!("nothing before makes its input \"{name}\"")),
+                None => {
+                    found.add(&list::MISSING_VALUE, place(node), format!("nothing before makes its input \"{name}\""))
+                }
             }
         }
         let constant = inputs(node).count() > 0

@@ -1,7 +1,7 @@
 //! Elements and ranks of what nodes make, as far as rules need them.
 
-use onnx_protobuf::type_proto::Tensor;
 use onnx_protobuf::NodeProto;
+use onnx_protobuf::type_proto::Tensor;
 
 use super::graph::{Graph, int, is};
 use super::numbers::{self, Element};

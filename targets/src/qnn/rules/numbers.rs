@@ -100,7 +100,8 @@ pub(super) fn range(tensor: &TensorProto, external: Option<&[u8]>) -> Option<Ran
         _ => tensor.int32_data.len(),
     };
     if external.is_none() && bytes.is_empty() {
-        let nibbles = |f: fn(u8) -> f64| extremes(tensor.int32_data.iter().flat_map(|&n| pair(n as u8)).take(count).map(f));
+        let nibbles =
+            |f: fn(u8) -> f64| extremes(tensor.int32_data.iter().flat_map(|&n| pair(n as u8)).take(count).map(f));
         return match element {
             _ if fields != count => None,
             F32 => extremes(tensor.float_data.iter().map(|&x| f64::from(x))),
