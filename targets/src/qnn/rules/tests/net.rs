@@ -24,7 +24,7 @@ pub(super) const U4: i32 = 21;
 pub(super) const I4: i32 = 22;
 
 /// A model that grows.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Net(pub(super) ModelProto);
 
 impl Net {
