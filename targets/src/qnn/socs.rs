@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn a_near_miss_is_named() {
         for (typed, near) in [
-            ("SM8560", Some("SM8650")),
+            ("SM8651", Some("SM8650")),
             ("8 Gen 33", Some("8 Gen 3")),
             ("A17 Pro Max Ultra", None),
             ("snapdragon", None),

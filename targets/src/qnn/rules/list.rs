@@ -133,7 +133,7 @@ rules! {
     FLOAT_ONLY "float-only" Untried "an op that was tried with floats only works on rounded numbers",
         "write it by MatMul, Add, Mul, Softmax, Slice, Neg and Concat";
     BOOLEAN_MASK "boolean-mask" Cpu "a mask is boolean", "add a mask of 0 and about -50";
-    MASK_GRID "mask-grid" Imprecise "what is added to scores before a Softmax reaches below -1000: steps are too wide",
+    MASK_GRID "mask-grid" Imprecise "what is added to scores before a Softmax reaches below -1000, with 8 bits -200: steps are too wide",
         "let the mask be about -50 where keys are hidden";
     TABLE_SCALES "table-scales" Cpu "a table that a Gather reads has several scales", "use one scale";
     TABLE_TYPE "table-type" Untried "a table that a Gather reads has an untried type, or its indices have",

@@ -53,7 +53,7 @@
 //! | `softmax-axis` | untried | a Softmax is not over the last axis |
 //! | `float-only` | untried | an op that was tried with floats only works on rounded numbers |
 //! | `boolean-mask` | cpu | a mask is boolean |
-//! | `mask-grid` | imprecise | what is added to scores before a Softmax reaches below -1000: steps are too wide |
+//! | `mask-grid` | imprecise | what is added to scores before a Softmax reaches below -1000, with 8 bits -200: steps are too wide |
 //! | `table-scales` | cpu | a table that a Gather reads has several scales |
 //! | `table-type` | untried | a table that a Gather reads has an untried type, or its indices have |
 //! | `nbits` | untried | a MatMulNBits of a form that was not tried |

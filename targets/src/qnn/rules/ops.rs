@@ -9,10 +9,11 @@ use super::{Found, list};
 use Element::{Bool, F16, F32, I8, I16, I32, I64, U8, U16};
 
 /// Ops of the default domain that are known to run whole, with the opset from which they exist.
-const KNOWN: [(&str, i64); 28] = [
+const KNOWN: [(&str, i64); 29] = [
     ("QuantizeLinear", 21),
     ("DequantizeLinear", 21),
     ("Constant", 21),
+    ("Identity", 21),
     ("MatMul", 21),
     ("SimplifiedLayerNormalization", 21),
     ("RMSNormalization", 23),
@@ -52,8 +53,11 @@ const SHAPED: [(&str, usize); 8] = [
     ("Clip", 1),
 ];
 
-/// Lower end of the sum of scores and mask from which on its steps are too wide.
+/// Lower end of the sum of scores and mask from which on its steps are too wide, with 16 bits.
 const LOWEST_MASK: f64 = -1000.0;
+
+/// The same with 8 bits: a sum down to -100 still gave good results, one down to -1000 did not.
+const LOWEST_NARROW_MASK: f64 = -200.0;
 
 pub(super) fn check<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found) {
     check_known(graph, node, found);
@@ -181,13 +185,14 @@ fn check_softmax<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found) 
     let add = quantize.filter(|node| is_rounding(node)).and_then(|node| graph.operand(node, 0)?.producer);
     let Some(add) = add.filter(|add| is(add, "Add")) else { return };
     for grid in [graph.read_grid(node, 0), graph.read_grid(add, 0), graph.read_grid(add, 1)].into_iter().flatten() {
-        let low = match grid.element {
-            I8 => -128.0,
-            I16 => -32768.0,
-            _ => 0.0,
+        let (low, limit) = match grid.element {
+            I8 => (-128.0, LOWEST_NARROW_MASK),
+            U8 => (0.0, LOWEST_NARROW_MASK),
+            I16 => (-32768.0, LOWEST_MASK),
+            _ => (0.0, LOWEST_MASK),
         };
         if let (Some(scale), Some(zero)) = (graph.range(grid.scale), graph.zeros(grid))
-            && (low - zero.max) * scale.max < LOWEST_MASK
+            && (low - zero.max) * scale.max < limit
         {
             let what = format!("down to {:.4e} by \"{}\"", (low - zero.max) * scale.max, grid.scale);
             return found.add(&list::MASK_GRID, place(add), what);

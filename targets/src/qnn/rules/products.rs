@@ -8,8 +8,8 @@ use super::{Found, list};
 use crate::qnn::Soc;
 
 /// Types that go together.
-const PAIRS: [(Element, Element); 9] =
-    [(U16, U8), (U16, I8), (U16, I16), (U16, U16), (I16, I16), (I16, I8), (U8, U8), (I8, I8), (U8, U16)];
+const PAIRS: [(Element, Element); 8] =
+    [(U16, U8), (U16, I8), (U16, I16), (U16, U16), (I16, I16), (I16, I8), (U8, U8), (I8, I8)];
 
 pub(super) fn check<'a>(graph: &Graph<'a>, node: &'a NodeProto, soc: Option<&Soc>, found: &mut Found) {
     if !is(node, "MatMul") {

@@ -103,6 +103,16 @@ fn masks() {
     assert_eq!(build(50.0).broken(), [""; 0]);
     assert_eq!(build(999.0).broken(), [""; 0]);
     assert_eq!(build(10_000.0).broken(), ["mask-grid"]);
+    for (low, legal) in [(199.0, true), (201.0, false)] {
+        let mut net = op("Add", &[U8, U8], U8);
+        net.initializer("out.scale").raw_data = f32::to_le_bytes(low / 255.0).to_vec();
+        net.initializer("out.zero").raw_data = vec![0xff];
+        net.graph().output.clear();
+        net.node("Softmax", "weights", &["y.out"]);
+        net.round("weights", "g0");
+        net.output("weights.g0", F32, &[1, 2, 4, 4]);
+        assert_eq!(net.broken(), if legal { &[][..] } else { &["mask-grid"] }, "{low}");
+    }
     let violation = build(10_000.0).violations(None).remove(0);
     assert_eq!((&violation.place[..], &violation.what[..]), ("y", "down to -1.0000e4 by \"out.scale\""));
     // An Add elsewhere may have any range.

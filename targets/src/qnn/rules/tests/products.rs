@@ -217,7 +217,7 @@ fn computed_operands() {
         (I16, I8, ""),
         (U8, U8, ""),
         (I8, I8, ""),
-        (U8, U16, ""),
+        (U8, U16, "dynamic-pair"),
         (U16, U16, "dynamic-u16"),
         (I16, U8, "dynamic-pair"),
         (U8, I8, "dynamic-pair"),
