@@ -54,19 +54,19 @@ fn stores(graph: &Graph<'_>, node: &NodeProto) -> bool {
 
 /// The table of forms that the HTP takes; `None` are floats.
 fn takes(act: Option<Element>, weight: Element, scales: Scales) -> bool {
-    match (act, weight, scales) {
-        (Some(U16 | I16 | U8 | I8) | None, I8 | I4, Tensor) => true,
-        (Some(U16 | I16 | U8 | I8), I8 | I4, Channel) => true,
-        (Some(U16 | U8 | I8) | None, U8, Tensor) => true,
-        (Some(U16 | U8), U8, Channel) => true,
-        (Some(U16), U4, Tensor) => true,
-        (Some(U16), I4, Block(16 | 32 | 64 | 128)) => true,
-        (Some(I16), I4, Block(32)) => true,
-        (Some(U16 | I16), I8, Block(32)) => true,
-        (Some(U16), I16, Tensor | Channel) => true,
-        (Some(I8), I16, Tensor) => true,
-        _ => false,
-    }
+    matches!(
+        (act, weight, scales),
+        (Some(U16 | I16 | U8 | I8) | None, I8 | I4, Tensor)
+            | (Some(U16 | I16 | U8 | I8), I8 | I4, Channel)
+            | (Some(U16 | U8 | I8) | None, U8, Tensor)
+            | (Some(U16 | U8), U8, Channel)
+            | (Some(U16), U4, Tensor)
+            | (Some(U16), I4, Block(16 | 32 | 64 | 128))
+            | (Some(I16), I4, Block(32))
+            | (Some(U16 | I16), I8, Block(32))
+            | (Some(U16), I16, Tensor | Channel)
+            | (Some(I8), I16, Tensor)
+    )
 }
 
 /// What shares a scale, by the dimensions of the scales.
