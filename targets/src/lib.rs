@@ -20,6 +20,7 @@ mod fault;
 mod layers;
 mod naming;
 mod open;
+pub mod qnn;
 pub mod raise;
 mod refusal;
 mod rewrite;

@@ -36,6 +36,7 @@ pub use diagnostic::{Diagnostic, Diagnostics, Label, Note, Severity};
 pub use mistake::Mistake;
 pub use qnn::Qnn;
 pub use source::{Located, Origin, SourceFile};
+pub use suggest::near_miss;
 
 /// A recipe without mistakes.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@
 const LONGEST: usize = 64;
 
 /// The candidate closest to `word`, if one is no more edits away than a third of the longer one's length.
-pub(super) fn near_miss<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn near_miss<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = folded(word)?;
     let edits = |candidate: &str| {
         let candidate = folded(candidate)?;
