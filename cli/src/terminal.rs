@@ -36,7 +36,7 @@ pub(crate) fn say(text: &str) -> Result<(), Error> {
 
 /// A bar for `total` bytes, drawn only on a terminal.
 pub(crate) fn bytes_bar(name: &str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    let style = ProgressStyle::with_template("{prefix} {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     bar(style, name)
 }
 

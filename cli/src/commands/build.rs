@@ -10,7 +10,7 @@ use diffulex_edge::build::{self, Event, Freshness, Plan};
 use diffulex_targets::artifact::Manifest;
 use indicatif::ProgressBar;
 
-use super::{lints, plans, write_report};
+use super::{lints, plans, show_progress, write_report};
 use crate::args::{Build, MessageFormat};
 use crate::terminal::{bytes_bar, note, print, say};
 

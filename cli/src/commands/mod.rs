@@ -17,6 +17,7 @@ use diffulex_edge::subject::EngineChoice;
 use diffulex_edge::{Error, build as builds, report};
 use diffulex_runtime::executorch;
 use diffulex_targets::artifact::{self, MANIFEST};
+use indicatif::ProgressBar;
 
 use crate::args::{EngineName, Places};
 use crate::terminal::{bytes_bar, note};
@@ -89,4 +90,20 @@ fn engine_folders() -> Vec<PathBuf> {
     }
     let program = std::env::current_exe().unwrap_or_default();
     program.ancestors().skip(1).take(2).map(|folder| folder.join("engines")).collect()
+}
+
+/// Draws how far a build is.
+fn show_progress(bar: &ProgressBar, event: &builds::Event<'_>) {
+    match event {
+        builds::Event::Calibrating { pass, passes } => {
+            bar.set_message(format!("calibrating, pass {pass} of {passes}"));
+            bar.tick();
+        }
+        builds::Event::Written { bytes, total } => {
+            bar.set_message("");
+            bar.set_length(*total);
+            bar.set_position(*bytes);
+        }
+        _ => {}
+    }
 }
