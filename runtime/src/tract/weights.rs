@@ -112,8 +112,10 @@ pub(super) fn stored_pieces(weight: &Weight, source: &dyn WeightSource) -> Resul
     let mut left = weight.ty.rows();
     for part in parts {
         let WeightExpr::Stored(name) = part else { return Ok(None) };
-        let ty = source.tensor(name)?.ty;
-        if ty.encoding != weight.ty.encoding || ty.columns() != weight.ty.columns() {
+        let stored = source.tensor(name)?;
+        let ty = stored.ty;
+        // The kernels read whole rows.
+        if stored.packing.turned || ty.encoding != weight.ty.encoding || ty.columns() != weight.ty.columns() {
             return Ok(None);
         }
         let rows = ty.rows().min(left);
