@@ -8,13 +8,13 @@
 mod emit;
 mod legal;
 mod options;
-// mod read;
+mod read;
 mod schema;
 
 pub use emit::{Files, data_file};
 pub use legal::legalize;
 pub use options::{Form, Options, Shapes};
-// pub use read::{Artifact, Fault, Place, ReadError, read};
+pub use read::{Artifact, Fault, Place, ReadError, read};
 
 /// Name of the target in recipes and stages.
 pub const NAME: &str = "onnx";
