@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use diffulex_compiler::ir::{
-    CacheId, CacheKind, Dim, Module, NodeId, Op, Operand, Sizes, ValueType, WeightId,
-};
+use diffulex_compiler::ir::{CacheId, CacheKind, Dim, Module, NodeId, Op, Operand, Sizes, ValueType, WeightId};
 use onnx_protobuf::tensor_proto::DataType;
 use onnx_protobuf::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
@@ -205,4 +203,3 @@ impl Graph<'_> {
 pub(super) fn illegal(place: &str, what: &str) -> EmitError {
     EmitError::Illegal { place: place.into(), what: what.into() }
 }
-

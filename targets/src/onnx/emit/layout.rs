@@ -69,7 +69,13 @@ impl Layout {
             layout.add(id, Holds::Scales, names.free(&format!("{}.scale", weight.name)), float(options), scales)?;
             // Without zero points the HTP computes something else, and says nothing.
             if encoding == Encoding::Int4Row {
-                layout.add(id, Holds::Zeros, names.free(&format!("{}.zero", weight.name)), DataType::INT4, vec![rows])?;
+                layout.add(
+                    id,
+                    Holds::Zeros,
+                    names.free(&format!("{}.zero", weight.name)),
+                    DataType::INT4,
+                    vec![rows],
+                )?;
             }
         }
         Ok(layout)

@@ -50,12 +50,7 @@ impl<'a> Files<'a> {
     ///
     /// # Errors
     /// When `module` is not legal, or a part of it is too large.
-    pub fn new(
-        module: &'a Module,
-        name: &str,
-        metadata: &Metadata,
-        options: &Options,
-    ) -> Result<Files<'a>, EmitError> {
+    pub fn new(module: &'a Module, name: &str, metadata: &Metadata, options: &Options) -> Result<Files<'a>, EmitError> {
         let illegal = |what: String| EmitError::Illegal { place: "module".into(), what };
         if module.stage != Stage::Legal(super::NAME.into()) {
             return Err(illegal(format!("is at stage `{}`, not `legal {}`", module.stage.name(), super::NAME)));
@@ -75,9 +70,8 @@ impl<'a> Files<'a> {
 
     /// The files with their sizes.
     pub fn files(&self) -> Vec<(String, u64)> {
-        let size = |(name, model): &(String, ModelProto)| {
-            (name.clone(), self.filled(model, &Small::new()).compute_size())
-        };
+        let size =
+            |(name, model): &(String, ModelProto)| (name.clone(), self.filled(model, &Small::new()).compute_size());
         let data = (self.layout.bytes > 0).then(|| (self.data.clone(), self.layout.bytes));
         self.graphs.iter().map(size).chain(data).collect()
     }
@@ -112,9 +106,8 @@ impl<'a> Files<'a> {
     fn filled(&self, model: &ModelProto, small: &Small) -> ModelProto {
         let mut model = model.clone();
         if let Some(graph) = model.graph.as_mut() {
-            let tensor = |(i, tensor): (usize, &layout::Tensor)| {
-                tensor.message(&self.data, small.get(i).cloned().flatten())
-            };
+            let tensor =
+                |(i, tensor): (usize, &layout::Tensor)| tensor.message(&self.data, small.get(i).cloned().flatten());
             let tensors = self.layout.list.iter().enumerate().map(tensor);
             graph.initializer.splice(..0, tensors);
         }

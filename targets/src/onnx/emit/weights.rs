@@ -137,7 +137,8 @@ impl<'a> Making<'a> {
         if self.tensor.holds == Holds::Rows && self.tensor.offset.is_some() {
             file.small.push(None);
         } else if ty.encoding.is_int4() {
-            let bytes: Vec<u8> = self.numbers.par_chunks(2).map(|pair| pair[0] | pair.get(1).unwrap_or(&0) << 4).collect();
+            let bytes: Vec<u8> =
+                self.numbers.par_chunks(2).map(|pair| pair[0] | pair.get(1).unwrap_or(&0) << 4).collect();
             file.tensor(&bytes)?;
         } else {
             file.tensor(&self.numbers)?;

@@ -30,14 +30,8 @@ const FILTERS: &[Encoding] = &[
     Encoding::Int4Row,
 ];
 const TABLES: &[Encoding] = FILTERS.split_at(3).0;
-const HALF_FILTERS: &[Encoding] = &[
-    Encoding::F16,
-    Encoding::Int8Row,
-    Encoding::Int4G32,
-    Encoding::Int4G64,
-    Encoding::Int4G128,
-    Encoding::Int4Row,
-];
+const HALF_FILTERS: &[Encoding] =
+    &[Encoding::F16, Encoding::Int8Row, Encoding::Int4G32, Encoding::Int4G64, Encoding::Int4G128, Encoding::Int4Row];
 const HALF_TABLES: &[Encoding] = HALF_FILTERS.split_at(1).0;
 
 /// The encoding of vectors.
@@ -185,7 +179,8 @@ fn check_rotation(module: &Module) -> Result<(), Refusal> {
 fn check_caches(module: &Module) -> Result<(), Refusal> {
     let step = |node: &Node, what: &str| Err(Refusal::Step { place: node.place(), what: what.into() });
     for node in &module.nodes {
-        let as_keys = |(i, arg): (usize, &Operand)| is_keys(module, *arg) && !matches!((&node.op, i), (Op::Matmul { .. }, 1));
+        let as_keys =
+            |(i, arg): (usize, &Operand)| is_keys(module, *arg) && !matches!((&node.op, i), (Op::Matmul { .. }, 1));
         if node.args.iter().enumerate().any(as_keys) {
             return step(node, "reads keys in another way than a product with them");
         }

@@ -50,12 +50,7 @@ pub(super) fn node(walk: &mut Rewrite<'_>, options: &Options, node: &Node, args:
 
 /// `softmax(q·kᵀ·scale + mask)·v`; `mask` is an operand of the source module. Queries are scaled before the product, which
 /// keeps the scores small for `f16`.
-fn attention(
-    walk: &mut Rewrite<'_>,
-    scale: f32,
-    [q, k, v]: [Operand; 3],
-    mask: Operand,
-) -> Result<NodeId, BuildError> {
+fn attention(walk: &mut Rewrite<'_>, scale: f32, [q, k, v]: [Operand; 3], mask: Operand) -> Result<NodeId, BuildError> {
     let shared = walk.share(q, k, mask)?;
     let mut q = shared.q;
     if scale != 1.0 {

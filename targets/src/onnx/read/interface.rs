@@ -46,7 +46,9 @@ impl Step {
         let made = graph.output.iter().map(read).collect::<Result<Vec<_>>>()?;
         let shape = |i: usize, name: &str| {
             let found = given.get(i).filter(|(found, ..)| *found == name);
-            found.map(|(_, dtype, shape)| (*dtype, shape)).ok_or_else(|| place.missing(format!("input {name:?} at {i}")))
+            found
+                .map(|(_, dtype, shape)| (*dtype, shape))
+                .ok_or_else(|| place.missing(format!("input {name:?} at {i}")))
         };
         let (_, tokens) = shape(0, TOKENS)?;
         let (_, cos) = shape(1, COS)?;
@@ -81,7 +83,8 @@ impl Step {
             },
             None => 1,
         };
-        let logits = made.first().filter(|(name, ..)| *name == LOGITS).ok_or_else(|| place.missing("output `logits`"))?;
+        let logits =
+            made.first().filter(|(name, ..)| *name == LOGITS).ok_or_else(|| place.missing("output `logits`"))?;
         let vocab = last(LOGITS, &logits.2)?;
         let cache = CacheShape { layers: layers as u32, kv_heads, head_dim };
         let bounds = Sizes { t: t as usize, c: c as usize, r: 0 };

@@ -68,7 +68,13 @@ pub(super) struct Lift<'a> {
 }
 
 /// Makes a module of the graph.
-pub(super) fn lift(graph: &GraphProto, facts: &Facts, step: &Step, opset: i64, files: Files) -> Result<(Module, Weights)> {
+pub(super) fn lift(
+    graph: &GraphProto,
+    facts: &Facts,
+    step: &Step,
+    opset: i64,
+    files: Files,
+) -> Result<(Module, Weights)> {
     let header = Module::new(&facts.name, Stage::Read(crate::onnx::NAME.into()), step.bounds, step.cache);
     let keys = schema::caches(step.cache.layers).filter(|cache| cache.kind == CacheKind::K);
     let mut lift = Lift {
@@ -203,7 +209,8 @@ impl Lift<'_> {
             shape.reverse();
         }
         let packing = Packing { turned: columns, ..Packing::default() };
-        let numbers = Stored { ty: WeightType::new(encoding, shape), packing, range: tensor.range.clone(), scales: 0..0 };
+        let numbers =
+            Stored { ty: WeightType::new(encoding, shape), packing, range: tensor.range.clone(), scales: 0..0 };
         let placed = Placed { numbers, file: tensor.file, scales: (0, 0..0) };
         let id = self.weight(place, &key.0, placed)?;
         self.made.insert(key, id);

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use onnx_protobuf::AttributeProto;
 use onnx_protobuf::NodeProto;
 use onnx_protobuf::attribute_proto::AttributeType;
-use onnx_protobuf::AttributeProto;
 
 use super::error::{Place, Result};
 use super::lift::Held;
@@ -66,7 +66,9 @@ impl Inputs {
     /// Fails where the node says more than was asked.
     pub(super) fn done(&self) -> Result<()> {
         match self.attributes.keys().min() {
-            Some(name) => Err(self.place.unsupported(format!("attribute {:?}", name.chars().take(64).collect::<String>()))),
+            Some(name) => {
+                Err(self.place.unsupported(format!("attribute {:?}", name.chars().take(64).collect::<String>())))
+            }
             None => Ok(()),
         }
     }

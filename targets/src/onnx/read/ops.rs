@@ -247,9 +247,8 @@ fn divided(from: &[Dim], known: &[Dim]) -> Option<Dim> {
     for dim in known.iter().filter(|dim| dim.known().is_none()) {
         open.remove(open.iter().position(|same| same == dim)?);
     }
-    let product = |dims: &[Dim]| {
-        dims.iter().filter_map(|dim| dim.known()).try_fold(1u64, |all, n| all.checked_mul(u64::from(n)))
-    };
+    let product =
+        |dims: &[Dim]| dims.iter().filter_map(|dim| dim.known()).try_fold(1u64, |all, n| all.checked_mul(u64::from(n)));
     let (all, by) = (product(from)?, product(known)?);
     let rest = match open[..] {
         [] => Dim::fixed(1),

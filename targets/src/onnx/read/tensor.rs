@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use diffulex_compiler::ir::Encoding;
-use onnx_protobuf::tensor_proto::{DataLocation, DataType};
 use onnx_protobuf::TensorProto;
+use onnx_protobuf::tensor_proto::{DataLocation, DataType};
 
 use super::error::{Place, Result};
 use super::file::Files;
@@ -101,4 +101,3 @@ fn external(place: &Place, tensor: &TensorProto, files: &mut Files, bytes: u64) 
     let end = place.at_most("end in its file", end, size)?;
     Ok((file, offset as usize..end))
 }
-
