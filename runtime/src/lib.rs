@@ -8,10 +8,12 @@
 //! 3. [`session`] builds positions and mask of a pass and keeps the [`cache`] of finished blocks.
 //! 4. An [`engine`] runs the step graph: [`tract`], always there, or [`executorch`], where it is installed.
 //! 5. [`verify`] runs two of them, or one against a recording, and says how far apart they are.
+//! 6. [`calibrate`] runs one over texts and says between which numbers its values lie.
 //!
 //! Absent on purpose: recipes and file formats (an outside engine opens its own file), printing, the environment.
 
 pub mod cache;
+pub mod calibrate;
 pub mod chat;
 pub mod engine;
 pub mod executorch;

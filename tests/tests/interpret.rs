@@ -12,7 +12,7 @@ use diffulex_compiler::ir::{
     self, Builder, CacheId, CacheKind, CacheShape, Module, Op, Stage, WeightError, WeightExpr, WeightType, interpret,
 };
 use diffulex_compiler::passes;
-use diffulex_compiler::quant::Scheme;
+use diffulex_compiler::quant::{Grid, GridType, Scheme};
 use small::{Choices, Random, Tensors, fixed, fixture, ids};
 
 fn array(shape: &[usize], data: &[f32]) -> Array {
@@ -74,6 +74,10 @@ fn one_number_at_a_time() {
     // 255 steps of 1/25.5 from 0; ties go to the even level.
     let x = array(&[1, 4], &[10.0, 0.5 / 25.5, 1.5 / 25.5, 2.0]);
     check(Op::Int8Token, &[x], &array(&[1, 4], &[10.0, 0.0, 2.0 / 25.5, 2.0]));
+    // Ties go to the even number; what lies outside becomes an end.
+    let grid = Grid { ty: GridType::U8, scale: 0.5, zero: 4 };
+    let x = array(&[5], &[0.25, 0.75, -1e30, 1e30, -0.6]);
+    check(Op::FakeQuantize(grid), &[x], &array(&[5], &[0.0, 1.0, -2.0, 125.5, -0.5]));
     // A large number must not overflow on the way.
     check(Op::Silu, &[array(&[2], &[200.0, -200.0])], &array(&[2], &[200.0, -0.0]));
 }

@@ -14,9 +14,11 @@ use diffulex_compiler::ir::{
     self, Builder, CacheId, CacheShape, Module, NodeId, Op, Operand, Stage, WeightExpr, WeightType,
 };
 use diffulex_compiler::passes;
-use diffulex_compiler::quant::Scheme;
+use diffulex_compiler::quant::{Grid, GridType, Scheme};
 use proptest::prelude::*;
 use small::{Choices, fixture};
+
+const GRID: Grid = Grid { ty: GridType::U8, scale: 0.5, zero: 3 };
 
 // What a module looks like.
 
@@ -188,6 +190,7 @@ impl<'a> Wild<'a> {
             let op = self.choices.of(&[
                 Op::Silu,
                 Op::Int8Token,
+                Op::FakeQuantize(GRID),
                 Op::Add,
                 Op::Mul,
                 Op::Linear,
@@ -679,6 +682,9 @@ fn every_op_has_a_typing_rule() {
         ),
         (Op::Silu, "i64[T]", "cannot compute with i64[T]"),
         (Op::Int8Token, "i32[T, 4]", "cannot compute with i32[T, 4]"),
+        (Op::FakeQuantize(GRID), "i32[T, 4]", "cannot compute with i32[T, 4]"),
+        (Op::FakeQuantize(Grid { zero: 256, ..GRID }), "f32[T, 4]", "zero point 256 is no uint8"),
+        (Op::FakeQuantize(Grid { scale: 0.0, ..GRID }), "f32[T, 4]", "scale 0 is not above 0"),
         (Op::Swiglu, "f32[T, 3]", "3 columns have no two halves"),
         (Op::Swiglu, "f32[4, T]", "not known while compiling"),
         (Op::Swiglu, "f32[]", "has no last axis"),

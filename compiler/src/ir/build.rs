@@ -7,7 +7,7 @@ use super::infer::infer;
 use super::op::Op;
 use super::types::{ValueType, WeightType};
 use super::weights::WeightExpr;
-use crate::quant::Search;
+use crate::quant::{Grid, Search};
 
 /// A node whose operands do not fit its op, or whose name is not free.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,14 +78,13 @@ impl Builder {
     /// # Errors
     /// When the name stands for something else already.
     pub fn weight(&mut self, name: &str, ty: WeightType, expr: WeightExpr) -> Result<WeightId, BuildError> {
-        let new = Weight { name: name.to_string(), ty, search: Search::Max, expr };
-        match self.weight_id(name) {
-            Some(id) if *self.module.weight(id) == new => Ok(id),
+        match self.weight_id(name).map(|id| (id, self.module.weight(id))) {
+            Some((id, known)) if known.ty == ty && known.expr == expr => Ok(id),
             Some(_) => Err(BuildError { place: format!("@{name}"), what: "the name is taken".into() }),
             None => {
                 let id = WeightId(self.module.weights.len() as u32);
-                self.weights.insert(new.name.clone(), id);
-                self.module.weights.push(new);
+                self.weights.insert(name.into(), id);
+                self.module.weights.push(Weight { name: name.into(), ty, search: Search::Max, grid: None, expr });
                 Ok(id)
             }
         }
@@ -94,6 +93,11 @@ impl Builder {
     /// Says how the scales of a weight are found.
     pub fn search(&mut self, id: WeightId, search: Search) {
         self.module.weights[id.0 as usize].search = search;
+    }
+
+    /// Says where the numbers of a weight lie.
+    pub fn grid(&mut self, id: WeightId, grid: Grid) {
+        self.module.weights[id.0 as usize].grid = Some(grid);
     }
 
     /// The weight of that full name.

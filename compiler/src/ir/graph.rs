@@ -3,7 +3,7 @@
 use super::op::Op;
 use super::types::{DType, Dim, Sizes, ValueType, WeightType};
 use super::weights::WeightExpr;
-use crate::quant::Search;
+use crate::quant::{Grid, Search};
 
 /// Most layers of a module.
 pub(crate) const MAX_LAYERS: u32 = 1024;
@@ -71,6 +71,8 @@ pub struct Weight {
     pub ty: WeightType,
     /// How the scales of its encoding are found.
     pub search: Search,
+    /// Where its numbers lie, if its encoding has one scale for the whole tensor.
+    pub grid: Option<Grid>,
     /// Where the numbers come from.
     pub expr: WeightExpr,
 }

@@ -113,6 +113,12 @@ pub fn infer(op: &Op, args: &[ValueType]) -> Result<ValueType, String> {
             floats(args)?;
             attention(args)
         }
+        Op::FakeQuantize(grid) => {
+            count(1)?;
+            grid.check()?;
+            floats(args)?;
+            Ok(args[0].clone())
+        }
         Op::Silu | Op::Int8Token | Op::Neg | Op::Square | Op::Rsqrt | Op::Sigmoid | Op::Softmax => {
             count(1)?;
             floats(args)?;

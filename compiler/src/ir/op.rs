@@ -4,6 +4,7 @@
 //! to and what artifacts are read back as. `infer` gives each op its typing rule, `interpret` its meaning.
 
 use super::types::{DType, Dim};
+use crate::quant::Grid;
 
 /// What a node computes. Operands (values, weights, caches) stand in the node; attributes stand here.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +59,8 @@ pub enum Op {
     /// `s = 255 / (max(row, 0) − min(row, 0))` and a zero point `z`, a whole number from −128 to 127 that keeps 0 exact,
     /// `x` becomes `(clamp(round(x·s) + z) − z) / s`. Ties go to the even number.
     Int8Token,
+    /// `fake_quantize %x {to, scale, zero}`: each number at the nearest one of a grid.
+    FakeQuantize(Grid),
     /// `swiglu %x`: `silu(a) · b` for the two halves `a`, `b` of the last axis.
     Swiglu,
     /// `gather_rows %x, %rows`: `[1, T, H]`, `[R]` → `[1, R, H]`.
@@ -138,6 +141,7 @@ impl Op {
             Op::Attention { .. } => "attention",
             Op::Silu => "silu",
             Op::Int8Token => "int8_token",
+            Op::FakeQuantize(_) => "fake_quantize",
             Op::Swiglu => "swiglu",
             Op::GatherRows => "gather_rows",
             Op::Add => "add",

@@ -11,7 +11,7 @@ use super::graph::{CacheId, MAX_LAYERS, Module, Node, Operand, Weight};
 use super::op::Op;
 use super::types::write_list;
 use super::weights::WeightExpr;
-use crate::quant::Search;
+use crate::quant::{Grid, Search};
 
 /// Column of the colon before the type of a node.
 const NODE_TYPE: usize = 76;
@@ -87,6 +87,9 @@ fn weight_line(out: &mut String, indent: &str, weight: &Weight, layer: Option<u3
     let _ = write!(out, "{start:WEIGHT_TYPE$}: {}", weight.ty);
     if weight.search != Search::Max {
         let _ = write!(out, " by {}", weight.search);
+    }
+    if let Some(grid) = &weight.grid {
+        let _ = write!(out, " on {{{}}}", grid_text(grid));
     }
     if weight.expr != WeightExpr::Stored(weight.name.clone()) {
         out.push_str(" = ");
@@ -197,6 +200,7 @@ fn write_attributes(line: &mut String, op: &Op) {
         Op::Slice { axis, start, end } => write!(line, " {{axis = {axis}, range = {start}..{end}}}"),
         Op::Concat { axis } => write!(line, " {{axis = {axis}}}"),
         Op::Cast { to } => write!(line, " {{to = {to}}}"),
+        Op::FakeQuantize(grid) => write!(line, " {{{}}}", grid_text(grid)),
         Op::Input
         | Op::Embed
         | Op::Linear
@@ -218,6 +222,11 @@ fn write_attributes(line: &mut String, op: &Op) {
         | Op::Softmax
         | Op::Mean => Ok(()),
     };
+}
+
+/// `to = uint8, scale = 0.5, zero = 128`
+fn grid_text(grid: &Grid) -> String {
+    format!("to = {}, scale = {}, zero = {}", grid.ty, number(&grid.scale), grid.zero)
 }
 
 /// Joins neighbours with following numbers and the same text: `(first, past the last, text)`.

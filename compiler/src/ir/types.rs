@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::choice::choices;
+use crate::quant::GridType;
 
 /// Element type of a value that flows through the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,8 +29,12 @@ choices! {
         F16 = "f16",
         /// bfloat16, the upper half of a single, little-endian.
         BF16 = "bf16",
+        /// Two bytes a number, one scale and zero point for the whole tensor.
+        U16 = "uint16",
         /// A byte a number, one scale a row.
         Int8Row = "int8.row",
+        /// A byte a number, one scale and zero point for the whole tensor.
+        U8 = "uint8",
         /// Half a byte a number, a scale for each 32 inputs.
         Int4G32 = "int4.g32",
         /// The same for each 64 inputs.
@@ -67,8 +72,8 @@ impl Encoding {
     pub fn row_bytes(self, columns: usize) -> usize {
         match self {
             Encoding::F32 => 4 * columns,
-            Encoding::F16 | Encoding::BF16 => 2 * columns,
-            Encoding::Int8Row => columns,
+            Encoding::F16 | Encoding::BF16 | Encoding::U16 => 2 * columns,
+            Encoding::Int8Row | Encoding::U8 => columns,
             Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => columns.div_ceil(2),
         }
     }
@@ -95,6 +100,15 @@ impl Encoding {
     /// Whether two numbers share a byte.
     pub fn is_int4(self) -> bool {
         matches!(self, Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128)
+    }
+
+    /// The whole numbers of an encoding with one scale and zero point for a whole tensor.
+    pub fn grid(self) -> Option<GridType> {
+        match self {
+            Encoding::U16 => Some(GridType::U16),
+            Encoding::U8 => Some(GridType::U8),
+            _ => None,
+        }
     }
 
     /// Whether numbers are stored as floats, each by itself.

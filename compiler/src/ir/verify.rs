@@ -9,6 +9,7 @@
 //!   and types speak of R only then.
 //! * **Weights**: names are unique; no axis is 0; a weight has at most 2^40 numbers. Expressions are at most 16 deep,
 //!   join at least one part, hold finite numbers, and make rotary tables only with an even number of columns.
+//!   A weight has a grid exactly when its encoding has one scale for the whole tensor, and then one that exists.
 //! * **Caches**: there are at most 1024 layers; each has exactly one `cached $k` and one `cached $v`, with rows of the
 //!   declared shape.
 //! * **Names**: letters, digits, `_`, `-`, `.`, but no `..`: of the module, its target, weights, stored tensors, nodes
@@ -121,6 +122,12 @@ fn weights(module: &Module) -> Result<(), VerifyError> {
             return at("weights", "too many numbers");
         }
         if let Err(what) = weight.expr.check(&weight.ty.shape) {
+            return at("weights", &what);
+        }
+        if weight.grid.map(|grid| grid.ty) != weight.ty.encoding.grid() {
+            return at("weights", &format!("{} and its grid do not go together", weight.ty.encoding));
+        }
+        if let Some(Err(what)) = weight.grid.map(|grid| grid.check()) {
             return at("weights", &what);
         }
         if module.stage == Stage::Imported && !matches!(weight.expr, WeightExpr::Stored(_)) {

@@ -111,6 +111,7 @@ impl Weight {
         let (encoding, columns) = (self.ty.encoding, self.ty.columns());
         numbers.clear();
         out.clear();
+        out.grid = self.grid;
         self.expr.rows(source, columns, rows.clone(), numbers)?;
         if numbers.len() != rows.len() * columns {
             let asked = WeightType::new(encoding, [rows.len() as u32, columns as u32]);

@@ -3,6 +3,7 @@
 //! Every encoding has one file that states range, rounding and layout. This page only dispatches. A row of a quantized
 //! encoding has scales, which lie apart from its numbers: targets want them apart.
 
+mod grid;
 mod half;
 mod int4;
 mod int8;
@@ -12,6 +13,7 @@ mod scheme;
 mod search;
 mod turned;
 
+pub use grid::{Grid, GridType};
 pub use half::in_f16;
 pub use packing::{Packing, Scales};
 pub use report::{Cost, Rounding};
@@ -39,12 +41,14 @@ pub struct Rows<'a> {
 }
 
 /// Rows in the making.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Encoded {
     /// The numbers.
     pub values: Vec<u8>,
     /// The scales.
     pub scales: Vec<u8>,
+    /// Where the numbers of an encoding with one scale for a whole tensor lie, once that is known.
+    pub grid: Option<Grid>,
 }
 
 impl<'a> Rows<'a> {
@@ -87,6 +91,11 @@ impl<'a> Rows<'a> {
             return turned::decode(self, out);
         }
         match encoding {
+            Encoding::U16 | Encoding::U8 => {
+                if let Some(grid) = packing.grid {
+                    grid.decode(values, out);
+                }
+            }
             Encoding::F32 => out.extend(values.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
             Encoding::F16 => half::decode_f16(values, out),
             Encoding::BF16 => half::decode_bf16(values, out),
@@ -101,7 +110,7 @@ impl<'a> Rows<'a> {
 impl Encoded {
     /// The rows, of `columns` numbers each.
     pub fn rows(&self, encoding: Encoding, columns: usize) -> Rows<'_> {
-        let packing = Packing::default();
+        let packing = Packing { grid: self.grid, ..Packing::default() };
         Rows { encoding, packing, columns, values: &self.values, scales: &self.scales, of: None }
     }
 
@@ -109,6 +118,7 @@ impl Encoded {
     pub fn clear(&mut self) {
         self.values.clear();
         self.scales.clear();
+        self.grid = None;
     }
 }
 
@@ -117,7 +127,8 @@ impl Encoded {
 /// `int8.row` stores `q = round(x / s)`, a byte each, with `s = max|x| / 127` for the row (or a smaller error, see
 /// [`Search`]); `int4.row` two in a byte, as
 /// `q + 8`, with `s = max|x| / 7`; `int4.gN` one scale for each N inputs, rounded to bf16. Ties go to the even number;
-/// a row or block of zeros has scale 1. The files of the encodings have all of it.
+/// a row or block of zeros has scale 1. `uint8` and `uint16` have one [`Grid`] for all rows: that of `out`, or else the
+/// one over `numbers`, which `out` then has. The files of the encodings have all of it.
 ///
 /// ```
 /// use diffulex_compiler::ir::Encoding;
@@ -165,11 +176,16 @@ pub fn encode(
     if let Some(bad) = numbers.iter().position(|&x| !finite(x)) {
         return Err(bad);
     }
-    let Encoded { values, scales } = out;
+    let Encoded { values, scales, grid } = out;
     match encoding {
         Encoding::F32 => numbers.iter().for_each(|x| values.extend_from_slice(&x.to_le_bytes())),
         Encoding::F16 => half::encode_f16(numbers, values),
         Encoding::BF16 => half::encode_bf16(numbers, values),
+        Encoding::U16 | Encoding::U8 => {
+            let range = || numbers.iter().fold((0.0f32, 0.0f32), |(a, b), &x| (a.min(x), b.max(x)));
+            let ty = if encoding == Encoding::U8 { GridType::U8 } else { GridType::U16 };
+            grid.get_or_insert_with(|| Grid::of(range(), ty)).encode(numbers, values);
+        }
         Encoding::Int8Row => int8::encode(columns, numbers, search, values, scales),
         Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
             int4::encode(columns, encoding.group(), numbers, search, values, scales);

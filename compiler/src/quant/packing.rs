@@ -1,10 +1,10 @@
 //! What formats do differently with the same encoding.
 
-use super::{Encoded, half};
+use super::{Encoded, Grid, half};
 use crate::ir::types::Encoding;
 
 /// How a format stores rows. [`encode`](super::encode) makes the default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Packing {
     /// Of two numbers in a byte the first stands in the high half.
     pub high_first: bool,
@@ -15,6 +15,8 @@ pub struct Packing {
     /// The first numbers of all rows come first, then the second ones: the matrix is stored transposed, and so are its
     /// scales. [`Packing::pack`] leaves rows as they are.
     pub turned: bool,
+    /// Where numbers lie that have one scale for a whole tensor.
+    pub grid: Option<Grid>,
 }
 
 /// How a format stores scales.
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn nibbles_are_turned_and_signed() {
-        let rows = Encoded { values: vec![0x4f, 0xa8], scales: vec![0, 0, 0x80, 0x3e] };
+        let rows = Encoded { values: vec![0x4f, 0xa8], scales: vec![0, 0, 0x80, 0x3e], grid: None };
         for (high_first, signed, values) in [
             (false, false, [0x4f, 0xa8]),
             (true, false, [0xf4, 0x8a]),
@@ -108,7 +110,11 @@ mod tests {
             (true, true, [0x7c, 0x02]),
         ] {
             let mut out = Encoded::default();
-            Packing { high_first, signed, scales: Scales::F16, turned: false }.pack(Encoding::Int4Row, &rows, &mut out);
+            Packing { high_first, signed, scales: Scales::F16, turned: false, grid: None }.pack(
+                Encoding::Int4Row,
+                &rows,
+                &mut out,
+            );
             assert_eq!((out.values, out.scales), (values.to_vec(), vec![0, 0x34]));
         }
     }
@@ -116,11 +122,11 @@ mod tests {
     proptest! {
         #[test]
         fn packed_rows_read_as_the_same_numbers(numbers in reference::rows(128), which in 0usize..8) {
-            for encoding in Encoding::ALL.iter().copied().filter(|e| !e.is_float()) {
+            for encoding in Encoding::ALL.iter().copied().filter(|e| !e.is_float() && e.grid().is_none()) {
                 for (scales, search) in
                     [(Scales::Own, Search::Mse), (Scales::F32, Search::Max), (Scales::F16, Search::MaxF16)]
                 {
-                    let packing = Packing { high_first: which & 1 != 0, signed: which & 2 != 0, scales, turned: false };
+                    let packing = Packing { high_first: which & 1 != 0, signed: which & 2 != 0, scales, turned: false, grid: None };
                     let mut rows = Encoded::default();
                     if encode(encoding, search, 128, &numbers, &mut rows).is_err() {
                         continue;

@@ -1,11 +1,11 @@
 //! Which weight gets which encoding, and what the filters are given.
 
-use super::Search;
+use super::{GridType, Search};
 use crate::choice::choices;
 use crate::ir::Encoding;
 
 choices! {
-    /// What filters are given.
+    /// What filters are given, and what is rounded on the way.
     Activations {
         /// Tokens in f32; a filter of bf16 multiplies tokens that are rounded to bf16.
         Float = "float",
@@ -14,6 +14,21 @@ choices! {
         /// Quantized filters are given tokens that are rounded to int8 when they are computed, each with a scale of its
         /// own. Other filters as with `float`.
         DynamicInt8 = "dynamic-int8",
+        /// Every value is rounded to one of 65536, whose ends are found beforehand by calibration.
+        Uint16 = "uint16",
+        /// Every value is rounded to one of 256.
+        Uint8 = "uint8",
+    }
+}
+
+impl Activations {
+    /// The whole numbers that every value is rounded to, where calibration finds their ends.
+    pub fn grid(self) -> Option<GridType> {
+        match self {
+            Activations::Uint16 => Some(GridType::U16),
+            Activations::Uint8 => Some(GridType::U8),
+            _ => None,
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn decode(rows: &Rows<'_>, out: &mut Vec<f32>) {
         stored.read(k, from, to, &mut column);
         column.iter().enumerate().for_each(|(i, x)| out[i * columns + k] = *x);
     }
-    if rows.encoding.is_float() {
+    if rows.encoding.is_float() || rows.encoding.grid().is_some() {
         return;
     }
     let group = rows.encoding.group().unwrap_or(columns).max(1);
@@ -63,6 +63,10 @@ impl Columns<'_> {
             Encoding::F32 => out.extend(bytes(4).as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b))),
             Encoding::F16 => half::decode_f16(bytes(2), out),
             Encoding::BF16 => half::decode_bf16(bytes(2), out),
+            Encoding::U16 | Encoding::U8 => {
+                let width = rows.encoding.row_bytes(1);
+                rows.packing.grid.iter().for_each(|grid| grid.decode(bytes(width), out));
+            }
             Encoding::Int8Row => out.extend(bytes(1).iter().map(|&q| f32::from(q as i8))),
             Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
                 let (sign, odd) = (if rows.packing.signed { 8 } else { 0 }, usize::from(!rows.packing.high_first));
@@ -94,6 +98,7 @@ mod tests {
                     continue;
                 }
                 packing.pack(encoding, &rows, &mut packed);
+                let packing = Packing { grid: rows.grid, ..packing };
                 let plain = Rows { packing, ..packed.rows(encoding, 128) };
                 let values = turn(&packed.values, count, 128, encoding.row_bytes(128), packing.high_first);
                 let scales = turn(&packed.scales, count, encoding.group().map_or(1, |g| 128 / g), encoding.scale_bytes(128), false);

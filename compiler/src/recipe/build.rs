@@ -9,11 +9,12 @@ use super::choice::TargetName;
 use super::coreml::Coreml;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::mistake::Mistake;
+use super::qnn::Qnn;
 use super::source::Located;
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::ir::Encoding;
 use crate::models::Decoder;
-use crate::quant::{self, Activations, Search};
+use crate::quant::{self, Activations, GridType, Search};
 
 /// One artifact to make: a combination of target and quantization scheme.
 #[derive(Clone, Debug)]
@@ -124,6 +125,8 @@ pub struct QuantScheme {
     pub table: Option<Located<Encoding>>,
     /// What filters are given; tokens in floats, if it does not say.
     pub activations: Option<Located<Activations>>,
+    /// What committed rows are rounded to where every value is rounded; to `uint8`, if it does not say.
+    pub cache: Option<Located<GridType>>,
     /// How the scales of quantized weights are found.
     pub search: Search,
     /// Weights stored otherwise, by name pattern; the most precise encoding first.
@@ -142,6 +145,13 @@ pub enum Target {
     },
     /// A Core ML package.
     Coreml(Box<Coreml>),
+    /// A file of ONNX, in floats.
+    Onnx {
+        /// Whether a step can have any number of tokens, up to `shape.prefill`.
+        dynamic: Located<bool>,
+    },
+    /// A bundle for Qualcomm's HTP.
+    Qnn(Box<Qnn>),
 }
 
 impl Target {
@@ -150,6 +160,8 @@ impl Target {
         match self {
             Self::Xnnpack { .. } => TargetName::Xnnpack,
             Self::Coreml(_) => TargetName::Coreml,
+            Self::Onnx { .. } => TargetName::Onnx,
+            Self::Qnn(_) => TargetName::Qnn,
         }
     }
 }
@@ -196,8 +208,10 @@ impl QuantScheme {
     /// The scheme without the places of its values.
     pub fn scheme(&self) -> quant::Scheme {
         let keep = self.keep.iter().map(|(encoding, pattern)| (pattern.value.clone(), *encoding)).collect();
-        let (weights, table) = (self.weights.value, self.tables().value);
+        let weights = self.weights.value;
         let activations = self.activations.as_ref().map_or(Activations::Float, |asked| asked.value);
+        // Where values are rounded, a table is rounded as they are, once that is known.
+        let table = if activations.grid().is_some() { Encoding::F32 } else { self.tables().value };
         quant::Scheme { weights, table, activations, search: self.search, keep }
     }
 

@@ -10,6 +10,10 @@ choices! {
         Xnnpack = "xnnpack",
         /// Core ML.
         Coreml = "coreml",
+        /// ONNX, in floats.
+        Onnx = "onnx",
+        /// Qualcomm's HTP, by ONNX with quantized values.
+        Qnn = "qnn",
     }
 }
 

@@ -148,6 +148,11 @@ fn effective_values(settings: &Settings, target: TargetName, quant: &str) -> Vec
     for (name, table) in &tables {
         values.extend(settings.under(table).map(|(key, value)| (format!("{name}.{key}"), value.to_string())));
     }
+    if target == TargetName::Qnn {
+        values.extend(
+            settings.under("calibration").map(|(key, value)| (format!("calibration.{key}"), value.to_string())),
+        );
+    }
     values.retain(|(key, _)| !key.starts_with("model.sizes."));
     values.sort();
     values

@@ -6,8 +6,9 @@ use std::fmt;
 
 use super::choice::{Numbers, TargetName};
 use super::coreml::{Attention, Deployment, Interface, Nibbles, Norm, Shapes};
+use super::qnn::RangeMethod;
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
-use crate::quant::{Activations, Search};
+use crate::quant::{Activations, GridType, Search};
 
 /// One row of [`KEYS`].
 pub(super) struct Key {
@@ -98,7 +99,8 @@ pub(super) const KEYS: &[Key] = &[
 
     key("quant.NAME.weights",  Kind::Choice(Numbers::NAMES),           "\"f16\"",               "how filters are stored"),
     key("quant.NAME.group",    Kind::Integer { min: 0, max: 128 },     "32",                     "inputs that share a scale of int4: 32, 64, 128, or 0 for a whole row"),
-    key("quant.NAME.activations", Kind::Choice(Activations::NAMES),    "\"float\"",              "what filters are given: tokens in floats, in f16, or for quantized filters in int8"),
+    key("quant.NAME.activations", Kind::Choice(Activations::NAMES),    "\"float\"",              "what filters are given: tokens in floats, in f16, or for quantized filters in int8; uint16 or uint8 round every value, with ends found by calibration"),
+    key("quant.NAME.cache",    Kind::Choice(GridType::NAMES),          "\"uint8\"",              "what committed rows are rounded to where every value is rounded"),
     key("quant.NAME.search",   Kind::Choice(Search::IN_RECIPES),       "\"mse\"",                "how scales are found: from the largest magnitude, or for the least squared error"),
     key("quant.NAME.table",    Kind::Choice(Numbers::NAMES),           "\"f16\"",                "how the table of tokens is stored; left out, as weights are, or f16 beside int8 and int4"),
     key("quant.NAME.keep.ENCODING", Kind::List(&Kind::Text),           "[\"embed_tokens\"]",     "weights stored this way instead; * matches any run of characters"),
@@ -109,6 +111,15 @@ pub(super) const KEYS: &[Key] = &[
 
     key("target.xnnpack.alignment", Kind::PowerOfTwo { min: 16, max: 65_536 }, "128",            "bytes the weights' segments are aligned to"),
     key("target.xnnpack.select_rows", Kind::Boolean,                     "true",                 "whether a step is told which rows need logits, by an input of its own"),
+
+    key("target.onnx.dynamic", Kind::Boolean,                          "true",                   "whether a step can have any number of tokens up to shape.prefill, and any number of cached ones"),
+
+    key("target.qnn.socs",     Kind::List(&Kind::Text),                "[\"SM8650\"]",          "the chips that context binaries are made for where Qualcomm's libraries are installed"),
+    key("target.qnn.lengths",  Kind::List(&Kind::Integer { min: 1, max: 4096 }), "[4]",          "numbers of tokens that a step can have beside shape.prefill, each with a graph of its own; left out, shape.block"),
+    key("calibration.method",  Kind::Choice(RangeMethod::NAMES),       "\"min-max\"",            "how the ends of a value are found among those that were seen"),
+    key("calibration.percentile", Kind::Float { min: 50.0, max: 100.0 }, "99.99",               "the share of numbers between the ends, in percent, for method percentile"),
+    key("calibration.texts",   Kind::List(&Kind::Text),                "[\"Hello!\"]",            "what the model reads meanwhile: a question, its answer, a question, its answer"),
+    key("calibration.file",    Kind::Text,                             "\"calibration.txt\"",    "a file of such lines, beside this one, instead of the texts"),
 
     key("target.coreml.deployment", Kind::Choice(Deployment::NAMES),     "\"ios18\"",            "the oldest system that must run the package"),
     key("target.coreml.interface",  Kind::Choice(Interface::NAMES),      "\"explicit\"",         "who keeps the committed rows: the host, or the package as states"),
@@ -234,7 +245,10 @@ mod tests {
     #[test]
     fn a_table_lists_its_keys_in_schema_order() {
         assert_eq!(keys_of(&["shape"]), Some(vec!["block", "prefill", "cache"]));
-        assert_eq!(keys_of(&["quant", "x"]), Some(vec!["weights", "group", "activations", "search", "table", "keep"]));
+        assert_eq!(
+            keys_of(&["quant", "x"]),
+            Some(vec!["weights", "group", "activations", "cache", "search", "table", "keep"])
+        );
         assert_eq!(keys_of(&["quant", "x", "keep"]), Some(Numbers::NAMES.to_vec()));
         assert_eq!(keys_of(&["quant"]), None);
         assert_eq!(home_of("cache"), Some("shape"));

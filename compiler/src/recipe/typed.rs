@@ -6,11 +6,12 @@ use super::coreml::{Attention, Coreml, Deployment, Interface, Nibbles, Norm, Sha
 use super::diagnostic::Diagnostic;
 use super::inherit::Settings;
 use super::mistake::{Mistake, shortened};
+use super::qnn::{Qnn, RangeMethod};
 use super::source::{Located, Origin};
 use super::value::Value;
 use crate::generation::{Algorithm, Family, Logits, Reuse, Strategy};
 use crate::ir::Encoding;
-use crate::quant::{Activations, Search};
+use crate::quant::{Activations, GridType, Search};
 
 /// What a checked value becomes. `None` would mean that the schema allows more than the type does.
 pub(super) trait FromValue: Sized {
@@ -159,6 +160,14 @@ pub(super) fn scheme(
         }
         _ => {}
     }
+    let cache = settings.optional::<GridType>(&format!("{table}.cache"));
+    let rounded = activations.as_ref().is_some_and(|asked| asked.value.grid().is_some());
+    if let Some(cache) = cache.as_ref().filter(|_| !rounded) {
+        idle("cache", &cache.origin, "values are not rounded");
+    }
+    if let Some(tables) = tables.as_ref().filter(|_| rounded) {
+        idle("table", &tables.origin, "tables are rounded as values are");
+    }
     let quantized = any(&|e| !e.is_float());
     let search = settings.optional::<Search>(&format!("{table}.search"));
     if let Some(asked) = search.as_ref().filter(|asked| asked.value != Search::Max && !quantized) {
@@ -168,6 +177,7 @@ pub(super) fn scheme(
         name: Located::new(name.to_owned(), mentioned.clone()),
         table: tables.map(encoded),
         activations,
+        cache,
         search: search.map_or(Search::Max, |asked| asked.value),
         weights,
         keep,
@@ -188,6 +198,8 @@ pub(super) fn target(
             Some(Target::Xnnpack { alignment: alignment?, select_rows: select_rows? })
         }
         TargetName::Coreml => Coreml::read(settings, asked, out).map(|coreml| Target::Coreml(Box::new(coreml))),
+        TargetName::Onnx => Some(Target::Onnx { dynamic: settings.need("target.onnx.dynamic", Some(asked), out)? }),
+        TargetName::Qnn => Qnn::read(settings, asked, out).map(|qnn| Target::Qnn(Box::new(qnn))),
     }
 }
 
@@ -247,5 +259,5 @@ macro_rules! from_word {
 
 from_word! {
     Family Algorithm Strategy Reuse Logits Encoding Numbers Activations Search TargetName
-    Deployment Interface Norm Attention Nibbles Shapes
+    GridType RangeMethod Deployment Interface Norm Attention Nibbles Shapes
 }

@@ -22,6 +22,7 @@ use super::ops::linear::Linear;
 use super::ops::lookup::{Embed, GatherRows, RopeTable};
 use super::ops::matmul::Matmul;
 use super::ops::rowwise::{Rope, Rowwise};
+use super::ops::watch::Watch;
 use super::table::{Memo, Table};
 use super::weights::numbers;
 use super::wire::{Lowering, failed, misread};
@@ -42,15 +43,18 @@ pub(super) fn lower(
     module: &Module,
     source: &Arc<dyn WeightSource>,
     loan: &Arc<Loan>,
+    watch: Watch,
     wanted: &[NodeId],
 ) -> Result<Lowered, LowerError> {
     let model = TypedModel::default();
     let symbols = ["T", "C", "R"].map(|name| model.symbols.sym(name));
-    let (values, joined) = (HashMap::new(), joined(module, wanted));
-    let mut lowering = Lowering { module, source, loan, model, symbols, values, joined, matrices: HashMap::new() };
+    let whole = joined(module, wanted.iter().chain(&watch.nodes));
+    let (values, matrices) = (HashMap::new(), HashMap::new());
+    let mut lowering = Lowering { module, source, loan, watch, model, symbols, values, joined: whole, matrices };
     for (id, node) in module.iter() {
         if let Some(outlet) = lowering.node(id, node)? {
             let outlet = lowering.rounded(id, outlet)?;
+            let outlet = lowering.watched(id, outlet)?;
             lowering.values.insert(id, outlet);
         }
     }
@@ -61,7 +65,7 @@ pub(super) fn lower(
 }
 
 /// The `cached` nodes whose value is needed as a whole: read by something else than an attention, or asked for.
-fn joined(module: &Module, wanted: &[NodeId]) -> HashSet<NodeId> {
+fn joined<'a>(module: &'a Module, wanted: impl Iterator<Item = &'a NodeId>) -> HashSet<NodeId> {
     let reads = module.nodes.iter().flat_map(|node| {
         let attention = matches!(node.op, Op::Attention { .. });
         let args = node.args.iter().enumerate().filter(move |(i, _)| !(attention && matches!(i, 1 | 2)));
@@ -70,7 +74,7 @@ fn joined(module: &Module, wanted: &[NodeId]) -> HashSet<NodeId> {
             Operand::Weight(_) | Operand::Cache(_) => None,
         })
     });
-    reads.chain(wanted.iter().copied()).filter(|id| module.node(*id).op == Op::Cached).collect()
+    reads.chain(wanted.copied()).filter(|id| module.node(*id).op == Op::Cached).collect()
 }
 
 impl Lowering<'_> {
@@ -125,6 +129,7 @@ impl Lowering<'_> {
             Op::Attention { scale } => self.attention(id, node, *scale)?,
             Op::Silu => self.native(id, Rowwise::Silu, &[0])?,
             Op::Int8Token => self.native(id, Rowwise::Int8Token, &[0])?,
+            Op::FakeQuantize(grid) => self.native(id, Rowwise::FakeQuantize(*grid), &[0])?,
             Op::Swiglu => self.native(id, Rowwise::Swiglu, &[0])?,
             Op::GatherRows => self.native(id, GatherRows, &[0, 1])?,
             Op::Add => self.two(id, tract::add())?,
@@ -172,6 +177,7 @@ impl Lowering<'_> {
     /// Keys or values as the rows of a cache and a value, or as a value alone.
     fn pieces(&mut self, id: NodeId, i: usize) -> Result<(Option<CacheId>, OutletId), LowerError> {
         if let Operand::Node(whole) = self.module.node(id).args[i]
+            && !self.watch.nodes.contains(&whole)
             && let (Op::Cached, [Operand::Cache(cache), Operand::Node(rows)]) =
                 (&self.module.node(whole).op, self.module.node(whole).args.as_slice())
         {

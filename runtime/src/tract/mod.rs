@@ -31,6 +31,8 @@ use crate::engine::{Engine, EngineError, EngineShape, LayerRows, StepInput, Step
 use interface::{Input, Interface, input_shape};
 use loan::Loan;
 use lower::{Lowered, lower};
+use ops::watch::Watch;
+pub use ops::watch::Watcher;
 
 /// The name of the engine.
 const NAME: &str = "tract";
@@ -86,6 +88,30 @@ impl TractEngine {
         source: Arc<dyn WeightSource>,
         taps: &[(String, NodeId)],
     ) -> Result<TractEngine, LowerError> {
+        TractEngine::made(module, source, taps, Watch::default())
+    }
+
+    /// The same, showing `see` the value of each node of `nodes` as a step makes it. Unlike a tap it is not kept, so
+    /// that all nodes of a large model can be watched at once. What no output depends on is not made, nor is what
+    /// only the logits need in a step without rows.
+    ///
+    /// # Errors
+    /// As [`TractEngine::new`].
+    pub fn watched(
+        module: &Module,
+        source: Arc<dyn WeightSource>,
+        nodes: impl IntoIterator<Item = NodeId>,
+        see: Arc<Watcher>,
+    ) -> Result<TractEngine, LowerError> {
+        TractEngine::made(module, source, &[], Watch { nodes: nodes.into_iter().collect(), see: Some(see) })
+    }
+
+    fn made(
+        module: &Module,
+        source: Arc<dyn WeightSource>,
+        taps: &[(String, NodeId)],
+        watch: Watch,
+    ) -> Result<TractEngine, LowerError> {
         ir::verify(module)?;
         let ends = Interface::of(module)?;
         if let Some((name, id)) = taps.iter().find(|(_, id)| id.0 as usize >= module.nodes.len()) {
@@ -97,7 +123,7 @@ impl TractEngine {
         let body = wanted.len();
         let logits = want(&mut wanted, ends.logits);
         let loan = Arc::new(Loan::default());
-        let Lowered { model, symbols } = lower(module, &source, &loan, &wanted)?;
+        let Lowered { model, symbols } = lower(module, &source, &loan, watch, &wanted)?;
         let mut headless = model.clone();
         headless.outputs.truncate(body);
         let shape = EngineShape {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use diffulex_compiler::ir::{Encoding, Weight, WeightError, WeightExpr, WeightSource};
+use diffulex_compiler::ir::{Encoding, StoredTensor, Weight, WeightError, WeightExpr, WeightSource};
 use diffulex_compiler::quant::{Encoded, Rows};
 use rayon::prelude::*;
 
@@ -112,10 +112,10 @@ pub(super) fn stored_pieces(weight: &Weight, source: &dyn WeightSource) -> Resul
     let mut left = weight.ty.rows();
     for part in parts {
         let WeightExpr::Stored(name) = part else { return Ok(None) };
-        let stored = source.tensor(name)?;
-        let ty = stored.ty;
+        let StoredTensor { ty, packing, .. } = source.tensor(name)?;
         // The kernels read whole rows.
-        if stored.packing.turned || ty.encoding != weight.ty.encoding || ty.columns() != weight.ty.columns() {
+        let alike = ty.encoding == weight.ty.encoding && packing.grid == weight.grid && !packing.turned;
+        if !alike || ty.columns() != weight.ty.columns() {
             return Ok(None);
         }
         let rows = ty.rows().min(left);
@@ -129,7 +129,7 @@ pub(super) fn stored_pieces(weight: &Weight, source: &dyn WeightSource) -> Resul
 fn computed(weight: &Weight, source: &dyn WeightSource) -> Result<Encoded, WeightError> {
     let (width, scales, all) = (weight.ty.row_bytes(), weight.ty.scale_bytes(), weight.ty.rows());
     let rows = (CHUNK / width.max(1)).max(1);
-    let mut whole = Encoded { values: vec![0; all * width], scales: vec![0; all * scales] };
+    let mut whole = Encoded { values: vec![0; all * width], scales: vec![0; all * scales], grid: weight.grid };
     let numbers = whole.values.par_chunks_mut((rows * width).max(1));
     // A chunk has no scales where the encoding has none.
     let mut parts: Vec<&mut [u8]> = match scales {

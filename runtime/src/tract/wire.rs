@@ -12,6 +12,7 @@ use tract_core::ops::change_axes::wire_with_rank_broadcast;
 use super::error::LowerError;
 use super::loan::Loan;
 use super::ops::rowwise::Rowwise;
+use super::ops::watch::Watch;
 use super::ops::{Compute, Native};
 use super::weights::{Matrix, numbers};
 
@@ -20,6 +21,8 @@ pub(super) struct Lowering<'a> {
     pub(super) module: &'a Module,
     pub(super) source: &'a Arc<dyn WeightSource>,
     pub(super) loan: &'a Arc<Loan>,
+    /// Which values somebody looks at.
+    pub(super) watch: Watch,
     pub(super) model: TypedModel,
     /// T, C, R.
     pub(super) symbols: [Symbol; 3],
@@ -86,6 +89,15 @@ impl Lowering<'_> {
         }
         let op = Native::new(Rowwise::Cast(node.ty.dtype), self.fact(&node.ty));
         let made = self.model.wire_node(format!("{}/rounded", self.name(id)), op, &[outlet]);
+        made.map(|o| o[0]).map_err(|e| failed(node, e))
+    }
+
+    /// The value of a node, seen on its way by whoever watches it.
+    pub(super) fn watched(&mut self, id: NodeId, outlet: OutletId) -> Result<OutletId, LowerError> {
+        let Some(watched) = self.watch.of(id) else { return Ok(outlet) };
+        let node = self.module.node(id);
+        let op = Native::new(watched, self.fact(&node.ty));
+        let made = self.model.wire_node(format!("{}/watched", self.name(id)), op, &[outlet]);
         made.map(|o| o[0]).map_err(|e| failed(node, e))
     }
 

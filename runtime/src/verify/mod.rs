@@ -250,9 +250,13 @@ impl Limits {
             Encoding::BF16 => Limits { max_error: 1e-1, kl: 3e-2, as_good: 1.0 },
             // What quantization costs is the model's affair: it is told, and only nonsense fails. That the numbers are
             // those to which the source's are rounded is judged apart, and exactly.
-            Encoding::Int8Row | Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
-                Limits { max_error: 2.0, kl: 100.0, as_good: 0.0 }
-            }
+            Encoding::U16
+            | Encoding::U8
+            | Encoding::Int8Row
+            | Encoding::Int4Row
+            | Encoding::Int4G32
+            | Encoding::Int4G64
+            | Encoding::Int4G128 => Limits { max_error: 2.0, kl: 100.0, as_good: 0.0 },
         }
     }
 

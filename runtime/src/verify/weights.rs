@@ -103,7 +103,7 @@ fn difference(
 /// The numbers as a weight keeps them; what it cannot keep stays as it is, and differs.
 fn kept(weight: &Weight, numbers: &[f32]) -> Vec<f32> {
     let (encoding, columns) = (weight.ty.encoding, weight.ty.columns());
-    let (mut rows, mut kept) = (Encoded::default(), Vec::new());
+    let (mut rows, mut kept) = (Encoded { grid: weight.grid, ..Encoded::default() }, Vec::new());
     match quant::encode(encoding, weight.search, columns, numbers, &mut rows) {
         Ok(()) => rows.rows(encoding, columns).decode(&mut kept),
         Err(_) => kept.extend_from_slice(numbers),

@@ -1,6 +1,7 @@
 //! Names, element types and versions.
 
-use diffulex_compiler::ir::{CacheId, CacheKind, Encoding};
+use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Op};
+use diffulex_compiler::quant::{Grid, GridType};
 use onnx_protobuf::tensor_proto::DataType;
 
 use super::Form;
@@ -70,6 +71,8 @@ pub(super) fn stored_as(encoding: Encoding) -> DataType {
         Encoding::F32 => DataType::FLOAT,
         Encoding::F16 => DataType::FLOAT16,
         Encoding::BF16 => DataType::BFLOAT16,
+        Encoding::U16 => DataType::UINT16,
+        Encoding::U8 => DataType::UINT8,
         Encoding::Int8Row => DataType::INT8,
         Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => DataType::INT4,
     }
@@ -85,4 +88,28 @@ pub(super) fn bytes_of(dtype: DataType, count: u64) -> Option<u64> {
         DataType::INT64 => count.checked_mul(8)?,
         _ => return None,
     })
+}
+
+/// The element type of the whole numbers of a grid.
+pub(super) fn grid_type(ty: GridType) -> DataType {
+    match ty {
+        GridType::U8 => DataType::UINT8,
+        GridType::I8 => DataType::INT8,
+        GridType::U16 => DataType::UINT16,
+        GridType::I16 => DataType::INT16,
+    }
+}
+
+/// The grid that the values of a node lie on: that of its rounding or, where numbers are only moved, of all its operands.
+pub(super) fn grid_of(op: &Op, operands: &[Option<Grid>]) -> Option<Grid> {
+    match (op, operands) {
+        (Op::FakeQuantize(grid), _) => Some(*grid),
+        // A cache is on the grid of its new rows.
+        (Op::Cached, [_, rows]) => *rows,
+        (Op::Embed, [_, table]) => *table,
+        (Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. }, [first, rest @ ..]) => {
+            first.filter(|_| rest.iter().all(|other| other == first))
+        }
+        _ => None,
+    }
 }

@@ -45,8 +45,8 @@ fn parts(module: &Module, id: NodeId) -> Option<(Operand, Vec<WeightId>, Vec<Wei
     }
     let alike = |ids: &[WeightId]| {
         let kind = |id: &WeightId| {
-            let Weight { ty, search, .. } = module.weight(*id);
-            (ty.encoding, ty.shape.get(1..).map(<[u32]>::to_vec), *search)
+            let Weight { ty, search, grid, .. } = module.weight(*id);
+            (ty.encoding, ty.shape.get(1..).map(<[u32]>::to_vec), *search, *grid)
         };
         ids.windows(2).all(|pair| kind(&pair[0]) == kind(&pair[1]))
     };
@@ -57,7 +57,7 @@ fn parts(module: &Module, id: NodeId) -> Option<(Operand, Vec<WeightId>, Vec<Wei
 /// Adds a weight that consists of others, called after the first.
 fn joined(module: &mut Module, parts: &[WeightId]) -> Operand {
     let all: Vec<&Weight> = parts.iter().map(|id| module.weight(*id)).collect();
-    let Weight { name, ty, search, .. } = all[0];
+    let Weight { name, ty, search, grid, .. } = all[0];
     let base = name.rsplit_once(PART).map_or(format!("{name}.joined"), |(name, _)| name.to_string());
     let mut shape = ty.shape.clone();
     shape[0] = all.iter().map(|part| part.ty.shape[0]).sum();
@@ -71,7 +71,7 @@ fn joined(module: &mut Module, parts: &[WeightId]) -> Operand {
             None => break,
         }
     }
-    let weight = Weight { name, ty: WeightType::new(ty.encoding, shape), search: *search, expr };
+    let weight = Weight { name, ty: WeightType::new(ty.encoding, shape), search: *search, grid: *grid, expr };
     module.weights.push(weight);
     Operand::Weight(WeightId(module.weights.len() as u32 - 1))
 }

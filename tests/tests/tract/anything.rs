@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use diffulex_compiler::ir::*;
+use diffulex_compiler::quant::{Grid, GridType};
 
 use crate::models::{Memory, Model, Numbers, SMALL, Shape};
 
@@ -57,7 +58,7 @@ fn any_op(m: &mut Model, n: &mut Numbers, a: NodeId, pool: &[NodeId], i: usize) 
     let axis = n.below(shape.len().max(1));
     let b = Operand::from(pool[n.below(pool.len())]);
     let tame = |op| (op, vec![a.into()], false);
-    match n.below(25) {
+    match n.below(26) {
         0 => tame(Op::Silu),
         1 => tame(Op::Swiglu),
         2 => (Op::Add, vec![a.into(), b], false),
@@ -105,6 +106,10 @@ fn any_op(m: &mut Model, n: &mut Numbers, a: NodeId, pool: &[NodeId], i: usize) 
         }
         22 => (Op::Attention { scale: 0.5 }, vec![a.into(), pool[6].into(), pool[7].into(), pool[2].into()], true),
         23 => (Op::Int8Token, vec![a.into()], true),
+        24 => {
+            let ty = GridType::ALL[n.below(4)];
+            (Op::FakeQuantize(Grid::of((-1.0 - n.below(5) as f32, 2.0), ty)), vec![a.into()], true)
+        }
         _ => (Op::MergeHeads, vec![a.into()], false),
     }
 }

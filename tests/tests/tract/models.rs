@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use diffulex_compiler::ir::interpret::{Array, Inputs};
 use diffulex_compiler::ir::*;
-use diffulex_compiler::quant;
+use diffulex_compiler::quant::{self, Grid};
 use diffulex_runtime::engine::{HIDDEN, LayerRows, StepInput};
 
 /// A stream of numbers that looks random and is the same everywhere.
@@ -45,17 +45,23 @@ pub(crate) struct Memory(pub HashMap<String, (WeightType, quant::Encoded)>);
 impl WeightSource for Memory {
     fn tensor(&self, name: &str) -> Result<StoredTensor<'_>, WeightError> {
         let (ty, rows) = self.0.get(name).ok_or_else(|| WeightError::Missing(name.into()))?;
-        Ok(StoredTensor { ty: ty.clone(), packing: Default::default(), bytes: &rows.values, scales: &rows.scales })
+        let packing = rows.rows(ty.encoding, ty.columns()).packing;
+        Ok(StoredTensor { ty: ty.clone(), packing, bytes: &rows.values, scales: &rows.scales })
     }
 }
 
 impl Memory {
     pub(crate) fn store(&mut self, name: &str, ty: &WeightType, numbers: &[f32]) {
-        let mut rows = quant::Encoded::default();
+        let mut rows = quant::Encoded { grid: grid(ty.encoding), ..Default::default() };
         quant::encode(ty.encoding, quant::Search::Max, ty.columns(), numbers, &mut rows)
             .expect("numbers that the encoding can hold");
         self.0.insert(name.into(), (ty.clone(), rows));
     }
+}
+
+/// The grid of all weights with one scale for a whole tensor.
+fn grid(encoding: Encoding) -> Option<Grid> {
+    encoding.grid().map(|ty| Grid::of((-2.0, 3.0), ty))
 }
 
 /// Sizes of a decoder.
@@ -124,7 +130,11 @@ impl Model {
 
     pub(crate) fn expr(&mut self, name: &str, shape: &[u32], expr: WeightExpr) -> Operand {
         let ty = WeightType::new(self.encoding, shape);
-        self.builder.weight(name, ty, expr).unwrap_or_else(|e| panic!("{e}")).into()
+        let id = self.builder.weight(name, ty, expr).unwrap_or_else(|e| panic!("{e}"));
+        if let Some(grid) = grid(self.encoding) {
+            self.builder.grid(id, grid);
+        }
+        id.into()
     }
 
     pub(crate) fn linear(&mut self, name: &str, x: NodeId, to: u32) -> NodeId {

@@ -40,6 +40,7 @@ pub(super) fn evaluate(op: &Op, args: &[Array], shape: &[usize]) -> Result<Vec<f
         Op::Attention { scale } => attention(args, *scale),
         Op::Silu => each(|v| (f64::from(v) * sigmoid(v)) as f32),
         Op::Int8Token => rows(x, int8_token),
+        Op::FakeQuantize(grid) => x.data.iter().map(|&v| grid.round(v)).collect(),
         Op::Swiglu => rows(x, |row| {
             let (a, b) = row.split_at(width / 2);
             a.iter().zip(b).map(|(a, b)| (f64::from(*a) * sigmoid(*a)) as f32 * b).collect()

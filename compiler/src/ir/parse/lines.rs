@@ -9,7 +9,7 @@ use crate::ir::graph::{CacheId, CacheKind, NodeId, Operand};
 use crate::ir::op::Op;
 use crate::ir::types::{DType, Dim, Encoding, ValueType, WeightType};
 use crate::ir::weights::{MAX_DEPTH, WeightExpr};
-use crate::quant::Search;
+use crate::quant::{Grid, GridType, Search};
 
 /// Values by name: those of the current layer, and those outside all layers, where later ones hide earlier ones
 /// (a carried value keeps its name from layer to layer).
@@ -39,6 +39,15 @@ pub(super) fn weight(builder: &mut Builder, line: &str, layer: Option<u32>) -> R
         true => Search::from_name(line.word()?).ok_or("unknown search of scales")?,
         false => Search::Max,
     };
+    let grid = match line.accept("on") {
+        true => {
+            line.expect("{")?;
+            let grid = grid(&mut line)?;
+            line.expect("}")?;
+            Some(grid)
+        }
+        false => None,
+    };
     let expr = match line.accept("=") {
         true => expr(&mut line, layer, 1)?,
         false => WeightExpr::Stored(name.clone()),
@@ -49,6 +58,9 @@ pub(super) fn weight(builder: &mut Builder, line: &str, layer: Option<u32>) -> R
     }
     let id = builder.weight(&name, WeightType::new(encoding, shape), expr).map_err(|e| e.to_string())?;
     builder.search(id, search);
+    if let Some(grid) = grid {
+        builder.grid(id, grid);
+    }
     Ok(())
 }
 
@@ -197,11 +209,19 @@ fn attributes(name: &str, line: &mut Cursor<'_>) -> Result<Op, String> {
             Op::Slice { axis, start, end: line.value()? }
         }
         "concat" => Op::Concat { axis: line.attribute("axis")? },
+        "fake_quantize" => Op::FakeQuantize(grid(line)?),
         "cast" => Op::Cast { to: dtype(line.named("to")?.word()?)? },
         other => return Err(format!("unknown op `{other}`")),
     };
     line.expect("}")?;
     Ok(op)
+}
+
+/// `to = uint8, scale = 0.5, zero = 128`
+fn grid(line: &mut Cursor<'_>) -> Result<Grid, String> {
+    let name = line.named("to")?.word()?;
+    let ty = GridType::from_name(name).ok_or_else(|| format!("unknown grid `{name}`"))?;
+    Ok(Grid { ty, scale: line.next_attribute("scale")?, zero: line.next_attribute("zero")? })
 }
 
 /// `f32[1, T, 64]`

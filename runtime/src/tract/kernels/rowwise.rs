@@ -1,6 +1,7 @@
 //! What is computed row by row along the last axis.
 
 use diffulex_compiler::ir::DType;
+use diffulex_compiler::quant::Grid;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -165,6 +166,17 @@ impl RowFn for Int8Token {
         for (y, &v) in out.iter_mut().zip(x) {
             *y = (((v * scale).round_ties_even() + zero).clamp(-128.0, 127.0) - zero) * step;
         }
+    }
+}
+
+/// Each number at the nearest of a grid.
+pub(crate) struct FakeQuantize(pub(crate) Grid);
+
+impl RowFn for FakeQuantize {
+    #[inline(always)]
+    fn row<S: Simd>(&self, _: S, _: usize, x: &[f32], out: &mut [f32]) {
+        let grid = self.0;
+        out.iter_mut().zip(x).for_each(|(y, &x)| *y = grid.round(x));
     }
 }
 

@@ -8,6 +8,7 @@ pub(super) mod linear;
 pub(super) mod lookup;
 pub(super) mod matmul;
 pub(super) mod rowwise;
+pub(super) mod watch;
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Ops that work row by row along the last axis.
 
 use diffulex_compiler::ir::DType;
+use diffulex_compiler::quant::Grid;
 use tract_core::internal::*;
 
 use super::super::kernels::rowwise::{self as kernels, each_row};
@@ -28,6 +29,8 @@ pub(crate) enum Rowwise {
     Swiglu,
     /// Each row rounded to 256 levels of its own.
     Int8Token,
+    /// Each number at the nearest of a grid.
+    FakeQuantize(Grid),
     /// The same numbers as another type keeps them.
     Cast(DType),
 }
@@ -42,6 +45,7 @@ impl Compute for Rowwise {
             Rowwise::Silu => "silu",
             Rowwise::Swiglu => "swiglu",
             Rowwise::Int8Token => "int8_token",
+            Rowwise::FakeQuantize(_) => "fake_quantize",
             Rowwise::Cast(_) => "cast",
         }
     }
@@ -65,6 +69,7 @@ impl Compute for Rowwise {
                 Rowwise::Silu => each_row(&kernels::Silu, x.data, from, out, to),
                 Rowwise::Swiglu => each_row(&kernels::Swiglu, x.data, from, out, to),
                 Rowwise::Int8Token => each_row(&kernels::Int8Token, x.data, from, out, to),
+                Rowwise::FakeQuantize(grid) => each_row(&kernels::FakeQuantize(*grid), x.data, from, out, to),
                 Rowwise::Cast(to_type) => each_row(&kernels::Cast(*to_type), x.data, from, out, to),
             }
             Ok(())

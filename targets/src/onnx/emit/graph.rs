@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use diffulex_compiler::ir::{CacheId, CacheKind, Dim, Module, NodeId, Op, Operand, Sizes, ValueType, WeightId};
+use diffulex_compiler::quant::Grid;
 use onnx_protobuf::tensor_proto::DataType;
 use onnx_protobuf::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
@@ -26,6 +27,12 @@ pub(super) struct Graph<'a> {
     known: HashMap<Vec<i64>, String>,
     /// What stands for each node so far. Keys of a layer, and those of a step, are transposed.
     values: Vec<String>,
+    /// The grid that each node so far is on.
+    grids: Vec<Option<Grid>>,
+    /// How often each node is read, by nodes that do not round it.
+    read: Vec<u32>,
+    /// Scales and zero points, by the type of the grid, the bits of its scale and its zero point.
+    scales: HashMap<(DataType, u32, i32), [String; 2]>,
     /// What stands for each weight so far: as it is stored, and as a filter.
     weights: HashMap<(WeightId, bool), String>,
 }
@@ -48,11 +55,17 @@ pub(super) fn graph(
         lists: Vec::new(),
         known: HashMap::new(),
         values: Vec::new(),
+        grids: Vec::new(),
+        read: read(module),
+        scales: HashMap::new(),
         weights: HashMap::new(),
     };
     let new_values: HashMap<NodeId, CacheId> =
         module.new_rows().filter(|(cache, _)| cache.kind == CacheKind::V).map(|(cache, id)| (id, cache)).collect();
     for (id, node) in module.iter() {
+        let operands: Vec<Option<Grid>> = node.args.iter().map(|arg| graph.grid(*arg)).collect();
+        let grid = schema::grid_of(&node.op, &operands);
+        let new = new_values.get(&id).map(|cache| schema::new(*cache));
         let name = match (&node.op, node.name.as_str()) {
             (Op::Input, "tokens") => TOKENS.into(),
             (Op::Input, "mask") => MASK.into(),
@@ -61,10 +74,24 @@ pub(super) fn graph(
             (Op::RopeCos { .. }, _) => COS.into(),
             (Op::RopeSin { .. }, _) => SIN.into(),
             _ if module.outputs.contains(&id) => LOGITS.into(),
-            _ => new_values.get(&id).map_or_else(|| graph.names.of(node), |cache| schema::new(*cache)),
+            // Rows on a grid are given as the whole numbers that they are rounded to.
+            _ => new.clone().filter(|_| grid.is_none()).unwrap_or_else(|| graph.names.of(node)),
         };
-        graph.node(node, &name)?;
+        match (grid, &node.op) {
+            (Some(grid), Op::FakeQuantize(_)) => {
+                let x = graph.operand(node.args[0])?;
+                graph.round(&x, &name, grid, new);
+            }
+            // What only moves numbers keeps their grid, and says so; a rounding that follows says another.
+            (Some(grid), _) if graph.read[id.0 as usize] > 0 => {
+                let moved = graph.step(&name, "moved");
+                graph.node(node, &moved)?;
+                graph.round(&moved, &name, grid, new);
+            }
+            _ => graph.node(node, &name)?,
+        }
         graph.values.push(name);
+        graph.grids.push(grid);
     }
     let (input, output) = (graph.inputs()?, graph.outputs()?);
     let (node, initializer) = (graph.nodes, graph.lists);
@@ -84,7 +111,7 @@ impl Graph<'_> {
             inputs.push(self.value(name, &node.ty)?);
         }
         for cache in schema::caches(self.module.cache.layers) {
-            inputs.push(self.value(&schema::past(cache), &self.cache(cache, Dim::C))?);
+            inputs.push(self.rows(cache, schema::past(cache), Dim::C)?);
         }
         Ok(inputs)
     }
@@ -93,21 +120,60 @@ impl Graph<'_> {
         let [logits] = self.module.outputs[..] else { return Err(illegal("return", "is not the logits")) };
         let mut outputs = vec![self.value(LOGITS, &self.module.node(logits).ty)?];
         for cache in schema::caches(self.module.cache.layers) {
-            outputs.push(self.value(&schema::new(cache), &self.cache(cache, Dim::T))?);
+            outputs.push(self.rows(cache, schema::new(cache), Dim::T)?);
         }
         Ok(outputs)
     }
 
-    /// The type of so many rows of a cache as the file has them.
-    fn cache(&self, cache: CacheId, rows: Dim) -> ValueType {
+    /// So many rows of a cache as the file has them.
+    fn rows(&self, cache: CacheId, name: String, rows: Dim) -> Result<ValueInfoProto, EmitError> {
         let shape = self.module.cache;
         let (heads, width) = (Dim::fixed(shape.kv_heads), Dim::fixed(shape.head_dim));
         let (before, behind) = if cache.kind == CacheKind::K { (width, rows) } else { (rows, width) };
-        ValueType::f32([Dim::fixed(1), heads, before, behind])
+        let grid = self.module.new_rows().find(|(id, _)| *id == cache).and_then(|(_, id)| self.grids[id.0 as usize]);
+        let dtype = grid.map_or(float(self.options), |grid| schema::grid_type(grid.ty));
+        self.typed(&name, dtype, &[Dim::fixed(1), heads, before, behind])
+    }
+
+    /// The grid that an operand is on.
+    pub(super) fn grid(&self, operand: Operand) -> Option<Grid> {
+        match operand {
+            Operand::Node(id) => self.grids[id.0 as usize],
+            Operand::Weight(id) => self.module.weight(id).grid,
+            Operand::Cache(_) => None,
+        }
+    }
+
+    /// Adds the rounding of `x` to a grid, which makes `name`; `whole` is the name of the whole numbers, if they have one.
+    pub(super) fn round(&mut self, x: &str, name: &str, grid: Grid, whole: Option<String>) {
+        let [scale, zero] = self.scales(grid);
+        let whole = whole.unwrap_or_else(|| self.step(name, "whole"));
+        self.push("QuantizeLinear", &[x, &scale, &zero], &whole, vec![]);
+        self.push("DequantizeLinear", &[&whole, &scale, &zero], name, vec![]);
+    }
+
+    /// Scale and zero point of a grid as operands.
+    pub(super) fn scales(&mut self, grid: Grid) -> [String; 2] {
+        let dtype = schema::grid_type(grid.ty);
+        let key = (dtype, grid.scale.to_bits(), grid.zero);
+        if let Some(known) = self.scales.get(&key) {
+            return known.clone();
+        }
+        let number = self.scales.len();
+        let [scale, zero] = ["scale", "zero"].map(|word| self.names.free(&format!("grid.{number}.{word}")));
+        let bytes = grid.zero.to_le_bytes()[..grid.ty.bytes()].to_vec();
+        self.lists.push(proto::inline(&scale, DataType::FLOAT, &[], grid.scale.to_le_bytes().to_vec()));
+        self.lists.push(proto::inline(&zero, dtype, &[], bytes));
+        self.scales.insert(key, [scale.clone(), zero.clone()]);
+        [scale, zero]
     }
 
     fn value(&self, name: &str, ty: &ValueType) -> Result<ValueInfoProto, EmitError> {
         let dtype = if ty.dtype.is_integer() { DataType::INT32 } else { float(self.options) };
+        self.typed(name, dtype, &ty.shape)
+    }
+
+    fn typed(&self, name: &str, dtype: DataType, shape: &[Dim]) -> Result<ValueInfoProto, EmitError> {
         let dim = |dim: &Dim| match (self.sizes, dim.known()) {
             (_, Some(n)) => Ok(Ok(i64::from(n))),
             (None, _) => Ok(Err(dim.to_string())),
@@ -116,7 +182,7 @@ impl Graph<'_> {
                 None => Err(illegal(name, "is too large")),
             },
         };
-        Ok(proto::value(name, dtype, ty.shape.iter().map(dim).collect::<Result<_, _>>()?))
+        Ok(proto::value(name, dtype, shape.iter().map(dim).collect::<Result<_, _>>()?))
     }
 
     /// Adds an operator.
@@ -161,7 +227,11 @@ impl Graph<'_> {
         let missing = || illegal(&weight.name, "has no place in the file");
         let tensor = layout.find(id, Holds::Columns).or_else(|| layout.find(id, Holds::Rows)).ok_or_else(missing)?;
         let encoding = weight.ty.encoding;
-        let made = if !encoding.is_float() {
+        let made = if let Some(grid) = weight.grid {
+            let ([scale, zero], made) = (self.scales(grid), self.step(&tensor.name, "float"));
+            self.push("DequantizeLinear", &[&tensor.name, &scale, &zero], &made, vec![]);
+            made
+        } else if !encoding.is_float() {
             let scales = layout.find(id, Holds::Scales).ok_or_else(missing)?;
             let made = self.step(&tensor.name, "float");
             let mut inputs = vec![tensor.name.as_str(), scales.name.as_str()];
@@ -197,6 +267,17 @@ impl Graph<'_> {
         self.weights.insert((id, true), made.clone());
         Ok(made)
     }
+}
+
+/// How often each node is read, by nodes that do not round it.
+fn read(module: &Module) -> Vec<u32> {
+    let mut read = module.uses();
+    for node in module.nodes.iter().filter(|node| matches!(node.op, Op::FakeQuantize(_))) {
+        if let Some(Operand::Node(id)) = node.args.first() {
+            read[id.0 as usize] -= 1;
+        }
+    }
+    read
 }
 
 /// Something in the module that a legal one has not.

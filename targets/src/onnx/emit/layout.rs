@@ -58,7 +58,7 @@ impl Layout {
             }
             let encoding = weight.ty.encoding;
             layout.add(id, holds, names.free(&weight.name), stored_as(encoding), shape.clone())?;
-            if encoding.is_float() {
+            if encoding.is_float() || encoding.grid().is_some() {
                 continue;
             }
             let rows = shape.last().copied().unwrap_or(1);

@@ -1,6 +1,6 @@
 //! One form for each op.
 
-use diffulex_compiler::ir::{Dim, Node, Op, Operand};
+use diffulex_compiler::ir::{CacheId, CacheKind, Dim, Node, Op, Operand};
 
 use super::graph::{Graph, illegal};
 use super::{EmitError, proto};
@@ -24,16 +24,7 @@ impl Graph<'_> {
                     vec![proto::int("axis", -1), proto::float("epsilon", *eps), proto::int("stash_type", 1)];
                 self.plain(op, args, name, attributes)?;
             }
-            (Op::Cached, [Operand::Cache(cache), rows]) => {
-                let (mut rows, mut axis) = (self.operand(*rows)?, 2);
-                let past = schema::past(*cache);
-                if cache.kind == diffulex_compiler::ir::CacheKind::K {
-                    let (turned, perm) = (schema::new(*cache), KEYS.map(i64::from).to_vec());
-                    self.push("Transpose", &[&rows], &turned, vec![proto::ints("perm", perm)]);
-                    (rows, axis) = (turned, 3);
-                }
-                self.push("Concat", &[&past, &rows], name, vec![proto::int("axis", axis)]);
-            }
+            (Op::Cached, [Operand::Cache(cache), rows]) => self.cached(*cache, *rows, name)?,
             (Op::Add, args) => self.plain("Add", args, name, vec![])?,
             (Op::Sub, args) => self.plain("Sub", args, name, vec![])?,
             (Op::Mul, args) => self.plain("Mul", args, name, vec![])?,
@@ -63,6 +54,32 @@ impl Graph<'_> {
             }
             _ => return Err(illegal(&node.place(), "has no form in the file")),
         }
+        Ok(())
+    }
+
+    /// The committed rows, then the new ones; keys transposed.
+    fn cached(&mut self, cache: CacheId, rows: Operand, name: &str) -> Result<(), EmitError> {
+        let (grid, mut past) = (self.grid(rows), schema::past(cache));
+        let (mut rows, mut axis) = (self.operand(rows)?, 2);
+        if let Some(grid) = grid {
+            let ([scale, zero], whole) = (self.scales(grid), past);
+            past = self.step(&whole, "float");
+            self.push("DequantizeLinear", &[&whole, &scale, &zero], &past, vec![]);
+        }
+        if cache.kind == CacheKind::K {
+            let (new, perm) = (schema::new(cache), vec![proto::ints("perm", KEYS.map(i64::from).to_vec())]);
+            axis = 3;
+            let Some(grid) = grid else {
+                self.push("Transpose", &[&rows], &new, perm);
+                self.push("Concat", &[&past, &new], name, vec![proto::int("axis", axis)]);
+                return Ok(());
+            };
+            let [moved, turned] = ["moved", "float"].map(|suffix| self.step(&new, suffix));
+            self.push("Transpose", &[&rows], &moved, perm);
+            self.round(&moved, &turned, grid, Some(new));
+            rows = turned;
+        }
+        self.push("Concat", &[&past, &rows], name, vec![proto::int("axis", axis)]);
         Ok(())
     }
 

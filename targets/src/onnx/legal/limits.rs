@@ -5,7 +5,7 @@
 //! * **Filters**: `int8.row`, `int4.row` and, where N divides a row, `int4.gN`, rows of `int4` being of an even length;
 //!   `f16`; where not all floats are `f16`, `f32` and `bf16`, too.
 //! * **Tables** are floats: no operator looks rows of integers up and scales them.
-//! * **Other weights** are stored in the type of all floats. A weight is not both, a matrix and a vector.
+//! * **Other weights** are stored in the type of all floats. Tables and they may be `uint8` and `uint16`. A weight is not both, a matrix and a vector.
 //! * **Keys** of a layer are read transposed and in no other way; nothing else is multiplied so. The new values of a layer
 //!   are those of no other.
 //! * **Element-wise** nodes have at least one operand that is not constant.
@@ -75,6 +75,10 @@ fn check_weight(
     if before.is_some_and(|before| (before == "vector") != (role == "vector")) && encoding != own {
         let nearest = if options.half { HALF_TABLES } else { &TABLES[..1] };
         return Err(Refusal::Encoding { place, encoding, role: "vector and a matrix", nearest });
+    }
+    // What is on a grid stays on it.
+    if encoding.grid().is_some() && role != "filter" && before != Some("filter") && !options.half {
+        return Ok(());
     }
     if role == "vector" {
         weight.ty.encoding = own;

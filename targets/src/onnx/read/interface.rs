@@ -1,6 +1,6 @@
 //! Inputs and outputs: those of a step, in the order in which they stand.
 
-use diffulex_compiler::ir::{CacheKind, CacheShape, Sizes};
+use diffulex_compiler::ir::{CacheId, CacheKind, CacheShape, Sizes};
 use onnx_protobuf::tensor_proto::DataType;
 use onnx_protobuf::tensor_shape_proto::dimension::Value;
 use onnx_protobuf::{GraphProto, ValueInfoProto, type_proto};
@@ -26,6 +26,8 @@ pub(super) struct Step {
     pub(super) bounds: Sizes,
     /// Layers, heads and their width.
     pub(super) cache: CacheShape,
+    /// The element type of each cache, in their order.
+    caches: Vec<DataType>,
     /// Width of the logits.
     pub(super) vocab: u32,
 }
@@ -88,7 +90,12 @@ impl Step {
         let vocab = last(LOGITS, &logits.2)?;
         let cache = CacheShape { layers: layers as u32, kv_heads, head_dim };
         let bounds = Sizes { t: t as usize, c: c as usize, r: 0 };
-        let step = Step { float, dynamic, bounds, cache, vocab };
+        let caches: Vec<DataType> = given.iter().skip(4).map(|(_, dtype, _)| *dtype).collect();
+        let whole = [DataType::UINT8, DataType::INT8, DataType::UINT16, DataType::INT16];
+        if let Some(other) = caches.iter().find(|dtype| **dtype != float && !whole.contains(dtype)) {
+            return Err(place.unsupported(format!("caches in {other:?}")));
+        }
+        let step = Step { float, dynamic, bounds, cache, caches, vocab };
         step.compare("inputs", &given, &step.inputs())?;
         step.compare("outputs", &made, &step.outputs())?;
         Ok(step)
@@ -123,13 +130,19 @@ impl Step {
         outputs
     }
 
-    fn caches(&self, name: fn(diffulex_compiler::ir::CacheId) -> String, rows: &Size) -> Vec<Declared> {
+    fn caches(&self, name: fn(CacheId) -> String, rows: &Size) -> Vec<Declared> {
         let [heads, width] = [self.cache.kv_heads, self.cache.head_dim].map(Size::Known);
         let shape = |kind| match kind {
             CacheKind::K => vec![Size::Known(1), heads.clone(), width.clone(), rows.clone()],
             CacheKind::V => vec![Size::Known(1), heads.clone(), rows.clone(), width.clone()],
         };
-        schema::caches(self.cache.layers).map(|cache| (name(cache), self.float, shape(cache.kind))).collect()
+        schema::caches(self.cache.layers).map(|cache| (name(cache), self.dtype(cache), shape(cache.kind))).collect()
+    }
+
+    /// The element type of a cache.
+    pub(super) fn dtype(&self, cache: CacheId) -> DataType {
+        let i = 2 * cache.layer as usize + usize::from(cache.kind == CacheKind::V);
+        self.caches.get(i).copied().unwrap_or(self.float)
     }
 
     /// T, C and their sum.

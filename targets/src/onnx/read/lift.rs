@@ -5,10 +5,10 @@
 use std::collections::{HashMap, HashSet};
 
 use diffulex_compiler::ir::{
-    Builder, CacheId, CacheKind, DType, Dim, Module, NodeId, Op, Operand, Stage, ValueType, WeightExpr, WeightId,
-    WeightType, well_named,
+    Builder, CacheId, CacheKind, DType, Dim, Encoding, Module, NodeId, Op, Operand, Stage, ValueType, WeightExpr,
+    WeightId, WeightType, well_named,
 };
-use diffulex_compiler::quant::{Packing, Search};
+use diffulex_compiler::quant::{Grid, GridType, Packing, Search};
 use onnx_protobuf::{GraphProto, NodeProto};
 
 use super::error::{Fault, Place, Result};
@@ -43,6 +43,12 @@ pub(super) enum Held {
     Turned(String),
     /// A filter that is stored in fewer bits.
     Filter(WeightId),
+    /// A tensor of whole numbers on a grid, as floats.
+    Gridded(String, Grid),
+    /// The committed rows of a cache whose numbers are whole, as floats.
+    Floated(CacheId, Grid),
+    /// The whole numbers of a value that is on a grid.
+    Whole(Box<Held>, Grid),
 }
 
 /// The module as it grows.
@@ -61,7 +67,9 @@ pub(super) struct Lift<'a> {
     /// Whether tensors that were looked through are all zeros.
     zeros: HashMap<String, bool>,
     placed: HashMap<String, Placed>,
-    /// Outputs that are new keys.
+    /// The grids that nodes are on.
+    pub(super) grids: HashMap<NodeId, Grid>,
+    /// Outputs that are new keys, and values whose whole numbers are.
     pub(super) new_keys: HashSet<String>,
     /// The new rows that caches are joined with.
     pub(super) joined: HashMap<CacheId, NodeId>,
@@ -89,6 +97,7 @@ pub(super) fn lift(
         made: HashMap::new(),
         zeros: HashMap::new(),
         placed: HashMap::new(),
+        grids: HashMap::new(),
         new_keys: keys.map(schema::new).collect(),
         joined: HashMap::new(),
     };
@@ -102,6 +111,13 @@ pub(super) fn lift(
         lift.tensors.insert(tensor.name.clone(), read);
     }
     Place::Graph.at_most("number of nodes", graph.node.len() as u64, MAX_NODES)?;
+    for node in graph.node.iter().filter(|node| node.op_type == "QuantizeLinear") {
+        if let ([x, ..], [whole]) = (&node.input[..], &node.output[..])
+            && lift.new_keys.contains(whole)
+        {
+            lift.new_keys.insert(x.clone());
+        }
+    }
     for (i, node) in graph.node.iter().enumerate() {
         let result = node.output.first().map_or("nothing", String::as_str);
         lift.operator(&Place::node(i, &node.op_type, result), node)?;
@@ -161,7 +177,9 @@ impl Lift<'_> {
     /// A stored tensor.
     pub(super) fn tensor(&self, place: &Place, held: &Held) -> Result<(&str, &Tensor)> {
         match held {
-            Held::Tensor(name) | Held::Floats(name) | Held::Turned(name) => self.tensors.get_key_value(name),
+            Held::Tensor(name) | Held::Floats(name) | Held::Turned(name) | Held::Gridded(name, _) => {
+                self.tensors.get_key_value(name)
+            }
             _ => None,
         }
         .map(|(name, tensor)| (name.as_str(), tensor))
@@ -188,7 +206,9 @@ impl Lift<'_> {
     pub(super) fn operand(&mut self, place: &Place, held: &Held) -> Result<Operand> {
         match held {
             Held::Node(id) => Ok(Operand::Node(*id)),
-            Held::Tensor(_) | Held::Floats(_) => self.floats(place, held, false).map(Operand::Weight),
+            Held::Tensor(_) | Held::Floats(_) | Held::Gridded(..) => {
+                self.floats(place, held, false).map(Operand::Weight)
+            }
             _ => Err(place.unsupported("this use of keys, caches or filters")),
         }
     }
@@ -199,16 +219,26 @@ impl Lift<'_> {
         if matches!(held, Held::Tensor(_)) {
             place.same("element type", tensor.dtype, self.step.float)?;
         }
+        let grid = if let Held::Gridded(_, grid) = held { Some(*grid) } else { None };
+        if columns && grid.is_some() {
+            return Err(place.unsupported("a filter that is no int8 or int4"));
+        }
         let key = (name.to_string(), columns);
         if let Some(id) = self.made.get(&key) {
+            place.same("grid of the tensor", self.builder.module().weight(*id).grid, grid)?;
             return Ok(*id);
         }
-        let encoding = tensor.encoding().ok_or_else(|| place.unsupported(format!("{:?} as floats", tensor.dtype)))?;
+        let encoding = match (grid.map(|grid| grid.ty), tensor.encoding()) {
+            (Some(GridType::U8), _) => Encoding::U8,
+            (Some(GridType::U16), _) => Encoding::U16,
+            (None, Some(encoding)) => encoding,
+            _ => return Err(place.unsupported(format!("{:?} as floats", tensor.dtype))),
+        };
         let mut shape = if tensor.dims.is_empty() { vec![1] } else { tensor.dims.clone() };
         if columns {
             shape.reverse();
         }
-        let packing = Packing { turned: columns, ..Packing::default() };
+        let packing = Packing { turned: columns, grid, ..Packing::default() };
         let numbers =
             Stored { ty: WeightType::new(encoding, shape), packing, range: tensor.range.clone(), scales: 0..0 };
         let placed = Placed { numbers, file: tensor.file, scales: (0, 0..0) };
@@ -228,7 +258,9 @@ impl Lift<'_> {
         let integers = !ty.encoding.is_float();
         let id = self.builder.weight(&name, ty, WeightExpr::Stored(name.clone()));
         let id = id.map_err(|e| place.fault(Fault::Broken(e.to_string())))?;
-        if integers {
+        if let Some(grid) = placed.numbers.packing.grid {
+            self.builder.grid(id, grid);
+        } else if integers {
             self.builder.search(id, self.search);
         }
         self.placed.insert(name, placed);
@@ -238,7 +270,21 @@ impl Lift<'_> {
     pub(super) fn build(&mut self, place: &Place, op: Op, args: impl Into<Vec<Operand>>) -> Result<NodeId> {
         // The final name is found when all nodes are known.
         let name = format!("n{}", self.builder.module().nodes.len());
-        self.builder.node(&name, op, args).map_err(|e| place.fault(Fault::Broken(e.what)))
+        let args = args.into();
+        let operands: Vec<Option<Grid>> = args.iter().map(|arg| self.grid(*arg)).collect();
+        let grid = schema::grid_of(&op, &operands);
+        let id = self.builder.node(&name, op, args).map_err(|e| place.fault(Fault::Broken(e.what)))?;
+        self.grids.extend(grid.map(|grid| (id, grid)));
+        Ok(id)
+    }
+
+    /// The grid that an operand is on.
+    fn grid(&self, operand: Operand) -> Option<Grid> {
+        match operand {
+            Operand::Node(id) => self.grids.get(&id).copied(),
+            Operand::Weight(id) => self.builder.module().weight(id).grid,
+            Operand::Cache(_) => None,
+        }
     }
 
     pub(super) fn shape(&self, id: NodeId) -> &[Dim] {
@@ -250,12 +296,18 @@ impl Lift<'_> {
         for cache in schema::caches(self.step.cache.layers) {
             let name = schema::new(cache);
             let place = Place::value(&name);
-            let made = match self.known.get(&name) {
+            let mut held = self.known.get(&name);
+            let mut dtype = self.step.float;
+            if let Some(Held::Whole(value, grid)) = held {
+                (held, dtype) = (Some(value.as_ref()), schema::grid_type(grid.ty));
+            }
+            let made = match held {
                 Some(Held::Node(id)) if cache.kind == CacheKind::V => Some(*id),
                 Some(Held::New(id)) if cache.kind == CacheKind::K => Some(*id),
                 _ => None,
             };
             let made = made.ok_or_else(|| place.missing("node that makes it"))?;
+            place.same("element type", dtype, self.step.dtype(cache))?;
             place.same("rows that the cache is joined with", self.joined.get(&cache), Some(&made))?;
         }
         let place = Place::value(LOGITS);

@@ -1,14 +1,15 @@
 //! One lifting for each operator.
 
 use diffulex_compiler::ir::{CacheKind, Dim, Encoding, NodeId, Op, Operand, WeightType};
-use diffulex_compiler::quant::{Packing, Scales};
+use diffulex_compiler::quant::{Grid, GridType, Packing, Scales};
 use onnx_protobuf::tensor_proto::DataType;
 
 use super::Held as Placed;
 use super::error::{Fault, Place, Result};
 use super::lift::{Held, Lift};
 use super::node::{Inputs, axis_of};
-use crate::onnx::schema::{KEYS, NORMS};
+use super::tensor::Tensor;
+use crate::onnx::schema::{KEYS, NORMS, grid_type};
 use crate::stored::Stored;
 
 impl Lift<'_> {
@@ -18,6 +19,7 @@ impl Lift<'_> {
             "Gather" => self.gather(&mut inputs),
             "MatMul" => self.matmul(&inputs),
             "Cast" => self.cast(&mut inputs),
+            "QuantizeLinear" => self.quantize(&inputs),
             "DequantizeLinear" => self.dequantize(&mut inputs),
             "Transpose" => self.transpose(&mut inputs, result),
             "Concat" => self.concat(&mut inputs),
@@ -115,11 +117,19 @@ impl Lift<'_> {
     fn concat(&mut self, inputs: &mut Inputs) -> Result<Held> {
         let place = inputs.place.clone();
         let cached = match inputs.held.as_slice() {
-            [Held::Past(cache), Held::New(rows)] if cache.kind == CacheKind::K => Some((*cache, *rows, 3)),
-            [Held::Past(cache), Held::Node(rows)] if cache.kind == CacheKind::V => Some((*cache, *rows, 2)),
+            [past @ (Held::Past(cache) | Held::Floated(cache, _)), Held::New(rows)] if cache.kind == CacheKind::K => {
+                Some((past.clone(), *cache, *rows, 3))
+            }
+            [past @ (Held::Past(cache) | Held::Floated(cache, _)), Held::Node(rows)] if cache.kind == CacheKind::V => {
+                Some((past.clone(), *cache, *rows, 2))
+            }
             _ => None,
         };
-        if let Some((cache, rows, axis)) = cached {
+        if let Some((past, cache, rows, axis)) = cached {
+            match past {
+                Held::Floated(_, grid) => place.same("grid of the cache", Some(&grid), self.grids.get(&rows))?,
+                _ => place.same("element type of the cache", self.step.dtype(cache), self.step.float)?,
+            }
             place.same("axis", inputs.axis(4, None)?, axis)?;
             if self.joined.insert(cache, rows).is_some() {
                 return Err(place.fault(Fault::Twice(format!("the cache {cache}"))));
@@ -194,7 +204,45 @@ impl Lift<'_> {
         self.make(place, Op::Slice { axis, start, end }, [x.into()])
     }
 
-    /// A filter in `int8` or `int4`, stored column after column, with scales.
+    /// A value at the nearest numbers of a grid; where it is on that grid already, nothing happens to it.
+    fn quantize(&mut self, inputs: &Inputs) -> Result<Held> {
+        let place = &inputs.place;
+        let [x, scale, zero] = inputs.exactly()?;
+        let grid = self.grid_at(place, &scale, &zero)?;
+        let made = match &x {
+            Held::Node(id) if self.grids.get(id) == Some(&grid) => x,
+            Held::Node(id) => Held::Node(self.build(place, Op::FakeQuantize(grid), [Operand::Node(*id)])?),
+            Held::New(id) | Held::Keys(id) => {
+                place.same("grid of the keys", Some(&grid), self.grids.get(id))?;
+                x
+            }
+            _ => return Err(place.unsupported("rounding what is no value")),
+        };
+        Ok(Held::Whole(Box::new(made), grid))
+    }
+
+    /// A grid, of a scale and a zero point.
+    fn grid_at(&self, place: &Place, scale: &Held, zero: &Held) -> Result<Grid> {
+        let ((_, scale), (_, zero)) = (self.tensor(place, scale)?, self.tensor(place, zero)?);
+        let single = |tensor: &Tensor| matches!(tensor.dims[..], [] | [1]);
+        if !single(scale) || !single(zero) {
+            return Err(place.unsupported("several scales for values"));
+        }
+        place.same("type of the scale", scale.dtype, DataType::FLOAT)?;
+        let (scale, bytes) = (scale.bytes(&self.files).first_chunk(), zero.bytes(&self.files));
+        let (ty, zero) = match (zero.dtype, bytes) {
+            (DataType::UINT8, [a]) => (GridType::U8, i32::from(*a)),
+            (DataType::INT8, [a]) => (GridType::I8, i32::from(*a as i8)),
+            (DataType::UINT16, [a, b]) => (GridType::U16, i32::from(u16::from_le_bytes([*a, *b]))),
+            (DataType::INT16, [a, b]) => (GridType::I16, i32::from(i16::from_le_bytes([*a, *b]))),
+            (dtype, _) => return Err(place.unsupported(format!("{dtype:?} as whole numbers of values"))),
+        };
+        let grid = Grid { ty, scale: f32::from_le_bytes(*scale.unwrap_or(&[0; 4])), zero };
+        grid.check().map_err(|what| place.damaged(what))?;
+        Ok(grid)
+    }
+
+    /// Whole numbers as floats: of a value, a cache or a tensor on a grid, or of a filter in `int8` or `int4`, stored column after column, with scales.
     fn dequantize(&mut self, inputs: &mut Inputs) -> Result<Held> {
         let place = inputs.place.clone();
         let (numbers, scale, zero) = match &inputs.held[..] {
@@ -202,6 +250,30 @@ impl Lift<'_> {
             [numbers, scale, zero] => (numbers.clone(), scale.clone(), Some(zero.clone())),
             _ => return Err(place.damaged("it has not 2 or 3 operands")),
         };
+        match &numbers {
+            Held::Whole(value, grid) => {
+                let [_, scale, zero] = inputs.exactly()?;
+                place.same("grid", self.grid_at(&place, &scale, &zero)?, *grid)?;
+                return Ok(value.as_ref().clone());
+            }
+            Held::Past(cache) => {
+                let [_, scale, zero] = inputs.exactly()?;
+                let grid = self.grid_at(&place, &scale, &zero)?;
+                place.same("element type", grid_type(grid.ty), self.step.dtype(*cache))?;
+                return Ok(Held::Floated(*cache, grid));
+            }
+            _ => {}
+        }
+        if let (_, tensor) = self.tensor(&place, &numbers)?
+            && matches!(tensor.dtype, DataType::UINT8 | DataType::UINT16)
+        {
+            let [_, scale, zero] = inputs.exactly()?;
+            let (Held::Tensor(name), grid) = (&numbers, self.grid_at(&place, &scale, &zero)?) else {
+                return Err(place.unsupported("this use of a stored tensor"));
+            };
+            place.same("element type", tensor.dtype, grid_type(grid.ty))?;
+            return Ok(Held::Gridded(name.clone(), grid));
+        }
         let (axis, block) = (inputs.int("axis")?.unwrap_or(1), inputs.int("block_size")?.unwrap_or(0));
         let (name, tensor) = self.tensor(&place, &numbers)?;
         let (name, tensor) = (name.to_string(), tensor.clone());
@@ -233,7 +305,7 @@ impl Lift<'_> {
             return Err(place.missing("zero points, without which some devices compute something else"));
         }
         let float = if self.step.float == DataType::FLOAT16 { Scales::F16 } else { Scales::F32 };
-        let packing = Packing { signed: encoding.is_int4(), high_first: false, scales: float, turned: true };
+        let packing = Packing { signed: encoding.is_int4(), scales: float, turned: true, ..Packing::default() };
         let ty = WeightType::new(encoding, [n, k]);
         let numbers = Stored { ty, packing, range: tensor.range, scales: 0..0 };
         let placed = Placed { numbers, file: tensor.file, scales: (scales.file, scales.range) };

@@ -4,7 +4,8 @@ use diffulex_compiler::ir::{Encoding, Module, WeightId};
 use diffulex_compiler::quant::Packing;
 
 use crate::xnnpack::schema::constants::{
-    DATATYPE_BF16, DATATYPE_FP16, DATATYPE_FP32, DATATYPE_QBINT4, DATATYPE_QCINT4, DATATYPE_QCINT8, TABLE_PACKING,
+    DATATYPE_BF16, DATATYPE_FP16, DATATYPE_FP32, DATATYPE_INVALID, DATATYPE_QBINT4, DATATYPE_QCINT4, DATATYPE_QCINT8,
+    TABLE_PACKING,
 };
 use crate::xnnpack::schema::delegate::{PerChannelGroupQuant, PerChannelQuant, QuantParams};
 
@@ -62,6 +63,8 @@ pub(super) fn datatype(encoding: Encoding) -> i16 {
         Encoding::Int8Row => DATATYPE_QCINT8,
         Encoding::Int4Row => DATATYPE_QCINT4,
         Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => DATATYPE_QBINT4,
+        // A legal module has none of them.
+        Encoding::U16 | Encoding::U8 => DATATYPE_INVALID,
     }
 }
 

@@ -118,6 +118,7 @@ fn embeddings(module: &Module) -> Result<Vec<Embedding>, EmitError> {
             Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
                 (SCALAR_FLOAT, EMBEDDING_4BIT)
             }
+            Encoding::U16 | Encoding::U8 => return Err(illegal("its table has one scale for all rows")),
         };
         let out = Tensor { scalar, ..Tensor::of(module, &embed.ty)? };
         found.push(Embedding { node, table, ids, out, kernel });

@@ -182,6 +182,8 @@ fn table(module: &Module, constant: Constant, data_buffer_idx: u32) -> KernelTyp
         Encoding::F16 => (SCALAR_HALF, vec![rows, columns]),
         Encoding::BF16 => (SCALAR_BFLOAT16, vec![rows, columns]),
         Encoding::Int8Row => (SCALAR_CHAR, vec![rows, columns]),
+        // A legal module has no table of these.
+        Encoding::U16 | Encoding::U8 => (SCALAR_BYTE, vec![rows, ty.row_bytes() as u32]),
         Encoding::Int4Row | Encoding::Int4G32 | Encoding::Int4G64 | Encoding::Int4G128 => {
             (SCALAR_BYTE, vec![rows, columns / 2])
         }

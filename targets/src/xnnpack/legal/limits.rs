@@ -24,6 +24,16 @@ use crate::refusal::Refusal;
 use crate::rewrite::{self, Rows};
 
 /// Encodings of filters that are given tokens in f32.
+const TABLE: &[Encoding] = &[
+    Encoding::F32,
+    Encoding::F16,
+    Encoding::BF16,
+    Encoding::Int8Row,
+    Encoding::Int4G32,
+    Encoding::Int4G64,
+    Encoding::Int4G128,
+    Encoding::Int4Row,
+];
 const FILTER: &[Encoding] = &[Encoding::F32, Encoding::F16, Encoding::Int8Row, Encoding::Int4Row];
 /// Encodings of filters that are given tokens in f16.
 const F16_FILTER: &[Encoding] = &[Encoding::F16];
@@ -53,7 +63,7 @@ pub(super) fn check_weights(module: &Module) -> Result<Vec<Weight>, Refusal> {
             let Operand::Weight(WeightId(id)) = *arg else { continue };
             let (role, allowed) = match (&node.op, i) {
                 (Op::Linear, 1) => filter_role(module, node),
-                (Op::Embed, 1) => ("table", Encoding::ALL),
+                (Op::Embed, 1) => ("table", TABLE),
                 _ => ("vector", &[Encoding::F32][..]),
             };
             check_weight(&mut weights[id as usize], role, allowed, roles[id as usize])?;
@@ -91,6 +101,9 @@ fn check_weight(
     }
     let clash = before.is_some_and(|before| (before == "vector") != (role == "vector"));
     match weight.ty.encoding {
+        encoding if encoding.grid().is_some() => {
+            return Err(Refusal::Encoding { place, encoding, role, nearest: allowed });
+        }
         Encoding::F32 if allowed.contains(&Encoding::F32) => {}
         encoding if clash => {
             return Err(Refusal::Encoding { place, encoding, role: "vector and a matrix", nearest: &[Encoding::F32] });
