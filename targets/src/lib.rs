@@ -19,6 +19,7 @@ mod emit;
 mod fault;
 mod layers;
 mod naming;
+pub mod onnx;
 mod open;
 pub mod qnn;
 pub mod raise;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Module, WeightSource};
 
-use crate::{coreml, xnnpack};
+use crate::{coreml, onnx, xnnpack};
 
 /// Endings of the names of artifacts.
-pub const EXTENSIONS: [&str; 2] = [xnnpack::EXTENSION, coreml::EXTENSION];
+pub const EXTENSIONS: [&str; 3] = [xnnpack::EXTENSION, coreml::EXTENSION, onnx::EXTENSION];
 
 /// What every target's artifact is read as.
 pub struct Opened {
@@ -34,6 +34,9 @@ pub enum OpenError {
     /// A Core ML package.
     #[error(transparent)]
     Coreml(#[from] coreml::ReadError),
+    /// An ONNX file.
+    #[error(transparent)]
+    Onnx(#[from] onnx::ReadError),
 }
 
 /// Reads the artifact at `path`, as the ending of its name says. Its files are mapped; they must not be changed while the
@@ -44,6 +47,10 @@ pub enum OpenError {
 pub fn open(path: &Path) -> Result<Opened, OpenError> {
     if path.extension().is_some_and(|ending| ending == coreml::EXTENSION) {
         let coreml::Artifact { module, source, generation, .. } = coreml::read(path)?;
+        return Ok(Opened { module, source, generation });
+    }
+    if path.extension().is_some_and(|ending| ending == onnx::EXTENSION) {
+        let onnx::Artifact { module, source, generation, .. } = onnx::read(path)?;
         return Ok(Opened { module, source, generation });
     }
     let xnnpack::Artifact { module, source, generation, .. } = xnnpack::read(&File::open(path)?)?;

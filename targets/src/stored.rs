@@ -30,6 +30,11 @@ impl Stored {
     /// Gives the mapped pages of some rows back to the system.
     pub(crate) fn release(&self, map: &Mmap, rows: Range<usize>) {
         let Stored { ty, packing, range, scales } = self;
+        if packing.turned && rows.end < ty.rows() {
+            // Every page has numbers of every row.
+            return;
+        }
+        let rows = if packing.turned { 0..rows.end } else { rows };
         for (range, width) in [(range, ty.row_bytes()), (scales, packing.scale_bytes(ty.encoding, ty.columns()))] {
             let to = rows.end.saturating_mul(width).min(range.len());
             let from = rows.start.saturating_mul(width).min(to);

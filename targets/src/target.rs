@@ -8,7 +8,7 @@ use diffulex_compiler::quant::Cost;
 use crate::coreml::Lint;
 use crate::emit::{Content, EmitError, Metadata, make_file};
 use crate::refusal::Refusal;
-use crate::{coreml, xnnpack};
+use crate::{coreml, onnx, xnnpack};
 
 /// What a module is compiled to.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +17,8 @@ pub enum Target {
     Xnnpack(xnnpack::Options),
     /// ML Programs, for Apple's devices.
     Coreml(coreml::Options),
+    /// ONNX files, for ONNX Runtime.
+    Onnx(onnx::Options),
 }
 
 impl Target {
@@ -25,6 +27,7 @@ impl Target {
         match self {
             Target::Xnnpack(_) => xnnpack::NAME,
             Target::Coreml(_) => coreml::NAME,
+            Target::Onnx(_) => onnx::NAME,
         }
     }
 
@@ -33,6 +36,7 @@ impl Target {
         match self {
             Target::Xnnpack(_) => format!("{name}.{}", xnnpack::EXTENSION),
             Target::Coreml(options) => coreml::folder(name, 1, options.parts),
+            Target::Onnx(_) => format!("{name}.{}", onnx::EXTENSION),
         }
     }
 
@@ -43,6 +47,7 @@ impl Target {
             Target::Coreml(_) => {
                 &["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "drop-dead", "quantize", "round-constants"]
             }
+            Target::Onnx(_) => &["fold-scale", "drop-dead", "quantize"],
         }
     }
 
@@ -54,6 +59,7 @@ impl Target {
         match self {
             Target::Xnnpack(_) => xnnpack::legalize(module),
             Target::Coreml(options) => coreml::legalize(module, options),
+            Target::Onnx(options) => onnx::legalize(module, options),
         }
     }
 
@@ -68,6 +74,7 @@ impl Target {
                 Planned::Xnnpack(format!("{name}.{}", xnnpack::EXTENSION), file)
             }
             Target::Coreml(options) => Planned::Coreml(coreml::Packages::new(module, name, metadata, options)?),
+            Target::Onnx(options) => Planned::Onnx(onnx::Files::new(module, name, metadata, options)?),
         })
     }
 }
@@ -84,6 +91,8 @@ pub enum Planned<'a> {
     Xnnpack(String, xnnpack::Program<'a>),
     /// One package, or several that feed each other.
     Coreml(coreml::Packages<'a>),
+    /// Files of graphs, with one that holds their weights.
+    Onnx(onnx::Files<'a>),
 }
 
 impl Planned<'_> {
@@ -92,6 +101,7 @@ impl Planned<'_> {
         match self {
             Planned::Xnnpack(name, program) => vec![(name.clone(), program.bytes())],
             Planned::Coreml(packages) => packages.files(),
+            Planned::Onnx(files) => files.files(),
         }
     }
 
@@ -103,7 +113,7 @@ impl Planned<'_> {
     /// What devices are known to do badly with it.
     pub fn lints(&self) -> Vec<Lint> {
         match self {
-            Planned::Xnnpack(..) => vec![],
+            Planned::Xnnpack(..) | Planned::Onnx(_) => vec![],
             Planned::Coreml(packages) => packages.lints(),
         }
     }
@@ -123,6 +133,7 @@ impl Planned<'_> {
         match self {
             Planned::Xnnpack(name, program) => make_file(make, name, &mut |out| program.write(source, out, progress)),
             Planned::Coreml(packages) => packages.write(source, make, progress),
+            Planned::Onnx(files) => files.write(source, make, progress),
         }
     }
 }

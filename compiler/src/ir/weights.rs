@@ -42,7 +42,7 @@ impl<'a> StoredTensor<'a> {
     /// Its rows.
     pub fn rows(&self) -> Rows<'a> {
         let (encoding, columns) = (self.ty.encoding, self.ty.columns());
-        Rows { encoding, packing: self.packing, columns, values: self.bytes, scales: self.scales }
+        Rows { encoding, packing: self.packing, columns, values: self.bytes, scales: self.scales, of: None }
     }
 }
 

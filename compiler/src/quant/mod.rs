@@ -11,6 +11,7 @@ mod packing;
 mod report;
 mod scheme;
 mod search;
+mod turned;
 
 pub use grid::{Grid, GridType};
 pub use half::in_f16;
@@ -34,6 +35,9 @@ pub struct Rows<'a> {
     pub values: &'a [u8],
     /// The scales, row after row without gaps; nothing for floats.
     pub scales: &'a [u8],
+    /// Which rows these are of a matrix that is stored transposed, where not all: values and scales are then those of the
+    /// whole matrix.
+    pub of: Option<(usize, usize)>,
 }
 
 /// Rows in the making.
@@ -50,11 +54,19 @@ pub struct Encoded {
 impl<'a> Rows<'a> {
     /// How many there are.
     pub fn count(&self) -> usize {
+        if self.packing.turned {
+            let (from, to) = turned::window(self);
+            return to - from;
+        }
         self.values.len() / self.encoding.row_bytes(self.columns).max(1)
     }
 
     /// Rows `from..to`, which there are.
     pub fn range(&self, from: usize, to: usize) -> Rows<'a> {
+        if self.packing.turned {
+            let (first, _) = turned::window(self);
+            return Rows { of: Some((first + from, first + to)), ..*self };
+        }
         let values = self.encoding.row_bytes(self.columns);
         let scales = self.packing.scale_bytes(self.encoding, self.columns);
         Rows {
@@ -66,12 +78,18 @@ impl<'a> Rows<'a> {
 
     /// Their scales, row after row.
     pub fn scales(&self) -> Vec<f32> {
+        if self.packing.turned {
+            return turned::scales(self);
+        }
         self.packing.scales(self.encoding, self.scales)
     }
 
     /// Appends their numbers.
     pub fn decode(&self, out: &mut Vec<f32>) {
-        let Rows { encoding, packing, columns, values, scales } = *self;
+        let Rows { encoding, packing, columns, values, scales, .. } = *self;
+        if packing.turned {
+            return turned::decode(self, out);
+        }
         match encoding {
             Encoding::U16 | Encoding::U8 => {
                 if let Some(grid) = packing.grid {
@@ -93,7 +111,7 @@ impl Encoded {
     /// The rows, of `columns` numbers each.
     pub fn rows(&self, encoding: Encoding, columns: usize) -> Rows<'_> {
         let packing = Packing { grid: self.grid, ..Packing::default() };
-        Rows { encoding, packing, columns, values: &self.values, scales: &self.scales }
+        Rows { encoding, packing, columns, values: &self.values, scales: &self.scales, of: None }
     }
 
     /// Forgets all rows and keeps the memory.

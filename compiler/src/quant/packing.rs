@@ -12,6 +12,9 @@ pub struct Packing {
     pub signed: bool,
     /// How scales are stored.
     pub scales: Scales,
+    /// The first numbers of all rows come first, then the second ones: the matrix is stored transposed, and so are its
+    /// scales. [`Packing::pack`] leaves rows as they are.
+    pub turned: bool,
     /// Where numbers lie that have one scale for a whole tensor.
     pub grid: Option<Grid>,
 }
@@ -107,7 +110,11 @@ mod tests {
             (true, true, [0x7c, 0x02]),
         ] {
             let mut out = Encoded::default();
-            Packing { high_first, signed, scales: Scales::F16, grid: None }.pack(Encoding::Int4Row, &rows, &mut out);
+            Packing { high_first, signed, scales: Scales::F16, turned: false, grid: None }.pack(
+                Encoding::Int4Row,
+                &rows,
+                &mut out,
+            );
             assert_eq!((out.values, out.scales), (values.to_vec(), vec![0, 0x34]));
         }
     }
@@ -119,7 +126,7 @@ mod tests {
                 for (scales, search) in
                     [(Scales::Own, Search::Mse), (Scales::F32, Search::Max), (Scales::F16, Search::MaxF16)]
                 {
-                    let packing = Packing { high_first: which & 1 != 0, signed: which & 2 != 0, scales, grid: None };
+                    let packing = Packing { high_first: which & 1 != 0, signed: which & 2 != 0, scales, turned: false, grid: None };
                     let mut rows = Encoded::default();
                     if encode(encoding, search, 128, &numbers, &mut rows).is_err() {
                         continue;

@@ -113,7 +113,8 @@ pub(super) fn stored_pieces(weight: &Weight, source: &dyn WeightSource) -> Resul
     for part in parts {
         let WeightExpr::Stored(name) = part else { return Ok(None) };
         let StoredTensor { ty, packing, .. } = source.tensor(name)?;
-        let alike = ty.encoding == weight.ty.encoding && packing.grid == weight.grid;
+        // The kernels read whole rows.
+        let alike = ty.encoding == weight.ty.encoding && packing.grid == weight.grid && !packing.turned;
         if !alike || ty.columns() != weight.ty.columns() {
             return Ok(None);
         }

@@ -108,7 +108,14 @@ mod tests {
 
     #[test]
     fn no_tokens_or_no_rows_are_no_trouble() {
-        let none = Rows { encoding: Encoding::BF16, packing: Default::default(), columns: 4, values: &[], scales: &[] };
+        let none = Rows {
+            encoding: Encoding::BF16,
+            packing: Default::default(),
+            columns: 4,
+            values: &[],
+            scales: &[],
+            of: None,
+        };
         linear(&[none], &[1.0; 8], 4, None, &mut []);
         linear(&[none], &[], 4, None, &mut []);
     }

@@ -71,7 +71,7 @@ pub(super) fn write(
 
 /// Rows as the weight file has them.
 fn packing(nibbles: Nibbles) -> Packing {
-    Packing { signed: nibbles == Nibbles::Signed, high_first: false, scales: Scales::F16, grid: None }
+    Packing { signed: nibbles == Nibbles::Signed, scales: Scales::F16, ..Packing::default() }
 }
 
 /// What the weights became, in the order of the file.

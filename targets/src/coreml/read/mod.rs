@@ -146,7 +146,7 @@ impl Facts {
 pub(super) fn half(bytes: &[u8]) -> Option<f32> {
     let (mut out, packing) = (Vec::new(), Packing::default());
     let values = bytes.get(..2)?;
-    Rows { encoding: Encoding::F16, packing, columns: 1, values, scales: &[] }.decode(&mut out);
+    Rows { encoding: Encoding::F16, packing, columns: 1, values, scales: &[], of: None }.decode(&mut out);
     out.first().copied()
 }
 

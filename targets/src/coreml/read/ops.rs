@@ -447,8 +447,8 @@ impl Lift<'_> {
         };
         let range = self.blob(&place, file, *at, &data.0)?;
         let scales = self.blob(&place, other, *scales_at, &scale.0)?;
-        let packing =
-            Packing { signed: signed && encoding.is_int4(), high_first: false, scales: Scales::F16, grid: None };
+        let signed = signed && encoding.is_int4();
+        let packing = Packing { signed, scales: Scales::F16, ..Packing::default() };
         let stored = Stored { ty: WeightType::new(encoding, shape), packing, range, scales };
         let id = self.weight(&place, result, stored)?;
         args.done()?;

@@ -86,7 +86,7 @@ pub(super) mod constants {
     /// Quantized tables as the kernels of `quantized_decomposed` read them: `embedding_4bit` takes the first of two
     /// numbers from the high half of a byte, and both take scales in f32.
     pub(crate) const TABLE_PACKING: Packing =
-        Packing { high_first: true, signed: false, scales: Scales::F32, grid: None };
+        Packing { high_first: true, signed: false, scales: Scales::F32, turned: false, grid: None };
     /// Kernel of tables of floats, `(name, overload)`.
     pub(crate) const EMBEDDING: (&str, &str) = ("aten::embedding", "out");
     /// Kernel of tables in int8, of the library of quantized kernels.
