@@ -8,7 +8,7 @@ use diffulex_compiler::generation::Family;
 use diffulex_compiler::recipe::{self, Recipe, TargetName};
 
 use crate::Error;
-use crate::build::Job;
+use crate::build::{Digests, Job, inputs};
 
 /// The recipe that every other starts from.
 const BASE: (&str, &str) = ("base.toml", include_str!("../../recipes/base.toml"));
@@ -118,7 +118,12 @@ impl Request<'_> {
         let checkpoint = Arc::new(Checkpoint::open(self.checkpoint)?);
         let recipe = self.recipe_of(&checkpoint)?;
         let build = recipe.builds.into_iter().next().ok_or_else(|| Error::Usage("nothing is to be exported".into()))?;
-        Job::new(build, checkpoint)
+        // What a bundle's calibration was made of is told by digests.
+        let digests = match self.target {
+            TargetName::Qnn => inputs(&checkpoint, &mut Digests::open(Path::new(""), &mut |_, _, _| {}))?,
+            _ => Default::default(),
+        };
+        Job::new(build, checkpoint, digests, Some(self.output.into()))
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::{Module, WeightSource};
 
-use crate::{coreml, onnx, xnnpack};
+use crate::{coreml, onnx, qnn, xnnpack};
 
 /// Endings of the names of artifacts.
 pub const EXTENSIONS: [&str; 3] = [xnnpack::EXTENSION, coreml::EXTENSION, onnx::EXTENSION];
@@ -37,6 +37,9 @@ pub enum OpenError {
     /// An ONNX file.
     #[error(transparent)]
     Onnx(#[from] onnx::ReadError),
+    /// An ONNX file for Qualcomm's HTP that would not run there as it says.
+    #[error(transparent)]
+    Qnn(#[from] qnn::Broken),
 }
 
 /// Reads the artifact at `path`, as the ending of its name says. Its files are mapped; they must not be changed while the
@@ -50,6 +53,7 @@ pub fn open(path: &Path) -> Result<Opened, OpenError> {
         return Ok(Opened { module, source, generation });
     }
     if path.extension().is_some_and(|ending| ending == onnx::EXTENSION) {
+        qnn::check_file(path)??;
         let onnx::Artifact { module, source, generation, .. } = onnx::read(path)?;
         return Ok(Opened { module, source, generation });
     }

@@ -7,8 +7,9 @@ use diffulex_compiler::quant::Cost;
 
 use crate::coreml::Lint;
 use crate::emit::{Content, EmitError, Metadata, make_file};
+use crate::qnn::Rounding;
 use crate::refusal::Refusal;
-use crate::{coreml, onnx, xnnpack};
+use crate::{coreml, onnx, qnn, xnnpack};
 
 /// What a module is compiled to.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +20,8 @@ pub enum Target {
     Coreml(coreml::Options),
     /// ONNX files, for ONNX Runtime.
     Onnx(onnx::Options),
+    /// Bundles of such files for Qualcomm's HTP.
+    Qnn(qnn::Options),
 }
 
 impl Target {
@@ -28,6 +31,7 @@ impl Target {
             Target::Xnnpack(_) => xnnpack::NAME,
             Target::Coreml(_) => coreml::NAME,
             Target::Onnx(_) => onnx::NAME,
+            Target::Qnn(_) => qnn::NAME,
         }
     }
 
@@ -37,7 +41,21 @@ impl Target {
             Target::Xnnpack(_) => format!("{name}.{}", xnnpack::EXTENSION),
             Target::Coreml(options) => coreml::folder(name, 1, options.parts),
             Target::Onnx(_) => format!("{name}.{}", onnx::EXTENSION),
+            Target::Qnn(_) => format!("{}.{}", qnn::GRAPH, onnx::EXTENSION),
         }
+    }
+
+    /// The folder of the build called `name`.
+    pub fn folder(&self, name: &str) -> String {
+        match self {
+            Target::Qnn(_) => format!("{name}.{}", qnn::EXTENSION),
+            _ => name.into(),
+        }
+    }
+
+    /// What every value of a legal module is rounded to before it is written, where it is.
+    pub fn rounding(&self) -> Option<Rounding> {
+        if let Target::Qnn(options) = self { options.rounding } else { None }
     }
 
     /// The passes it wants, in any order; see `diffulex_compiler::passes::PASSES`.
@@ -47,7 +65,7 @@ impl Target {
             Target::Coreml(_) => {
                 &["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "drop-dead", "quantize", "round-constants"]
             }
-            Target::Onnx(_) => &["fold-scale", "drop-dead", "quantize"],
+            Target::Onnx(_) | Target::Qnn(_) => &["fold-scale", "drop-dead", "quantize"],
         }
     }
 
@@ -60,6 +78,7 @@ impl Target {
             Target::Xnnpack(_) => xnnpack::legalize(module),
             Target::Coreml(options) => coreml::legalize(module, options),
             Target::Onnx(options) => onnx::legalize(module, options),
+            Target::Qnn(options) => onnx::legalize(module, &options.onnx()),
         }
     }
 
@@ -75,6 +94,7 @@ impl Target {
             }
             Target::Coreml(options) => Planned::Coreml(coreml::Packages::new(module, name, metadata, options)?),
             Target::Onnx(options) => Planned::Onnx(onnx::Files::new(module, name, metadata, options)?),
+            Target::Qnn(options) => Planned::Onnx(qnn::plan(module, metadata, options)?),
         })
     }
 }

@@ -316,6 +316,7 @@ fn the_ends_of_a_weight_are_exact_and_finite() {
         name: "w".into(),
         ty: WeightType { encoding: Encoding::F16, ..ty.clone() },
         search: Search::Max,
+        grid: None,
         expr: WeightExpr::Scale(Box::new(WeightExpr::Stored("w".into())), 2.0),
     };
     assert_eq!(weight_range(&weight, &source(&numbers)), Ok((-14.5, 18.0)));

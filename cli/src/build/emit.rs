@@ -8,21 +8,23 @@ use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::Module;
 use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
 use diffulex_targets::coreml::Lint;
-use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml};
+use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml, onnx, qnn};
 
 use super::calibrate::CALIBRATION;
 use super::check;
+use super::freshness::Freshness;
 use super::job::{self, Compiled, Event, Job};
 use super::lints::allowed;
 use super::plan::Plan;
 use crate::Error;
 use crate::report::{REPORT, Report};
 
-/// Builds the artifact's folder. What was there before stays valid until the last file is in place.
+/// Builds the artifact's folder; gives what is told of its weights. What was there before stays valid until the last file
+/// is in place.
 ///
 /// # Errors
 /// As [`job::compile`], and when something cannot be written.
-pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error> {
+pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Error> {
     let job = &plan.job;
     let mut bundle = Bundle::create(&plan.folder)?;
     let Compiled { module, calibration } = job::compile(job, None, observe)?;
@@ -36,7 +38,8 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error>
         bundle.write(CALIBRATION, |out| out.write_all(calibration.as_bytes()))?;
     }
     bundle.write(REPORT, |out| out.write_all(report.to_json().as_bytes()))?;
-    for name in Plan::TEXT_FILES {
+    let config = matches!(job::target(&job.build), Target::Qnn(_)).then_some("config.json");
+    for name in Plan::TEXT_FILES.into_iter().chain(config) {
         let file = job.checkpoint.folder().join(name);
         if file.exists() {
             bundle.copy(name, &file)?;
@@ -44,7 +47,7 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<(), Error>
     }
     bundle.write("generation.json", |out| out.write_all(generation_json(&job.generation).as_bytes()))?;
     bundle.finish(manifest(plan))?;
-    Ok(())
+    Ok(report)
 }
 
 /// What devices are known to do badly with the artifact of a job; nothing is written.
@@ -68,9 +71,19 @@ pub fn export(
 ) -> Result<(Report, u64), Error> {
     let target = job::target(&job.build);
     let package = matches!(target, Target::Coreml(_));
-    if package && output.extension().is_none_or(|ending| ending != coreml::EXTENSION) {
-        let (output, ending) = (output.display(), coreml::EXTENSION);
-        return Err(Error::Usage(format!("{output}: the name of a Core ML package ends in `.{ending}`")));
+    let named = match target {
+        Target::Coreml(_) => Some(("a Core ML package", coreml::EXTENSION)),
+        Target::Onnx(_) => Some(("an ONNX file", onnx::EXTENSION)),
+        Target::Qnn(_) => Some(("a bundle for the HTP", qnn::EXTENSION)),
+        Target::Xnnpack(_) => None,
+    };
+    if let Some((what, ending)) = named.filter(|(_, ending)| output.extension().is_none_or(|found| found != *ending)) {
+        return Err(Error::Usage(format!("{}: the name of {what} ends in `.{ending}`", output.display())));
+    }
+    if let Target::Qnn(_) = target {
+        let plan = Plan { job: job.clone(), folder: output.into(), freshness: Freshness::Absent };
+        let report = run(&plan, observe)?;
+        return Ok((report, Manifest::read(output)?.artifact_bytes()));
     }
     let Compiled { module, .. } = job::compile(job, None, observe)?;
     let stem = output.file_stem().unwrap_or_default().to_string_lossy();
@@ -89,7 +102,9 @@ pub fn export(
         &planned,
         &mut |name, content| {
             let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
-                return artifact::write_alone(output, content).map(drop);
+                let one = matches!(planned, Planned::Xnnpack(..));
+                let file = if one { output.to_path_buf() } else { parent.join(name) };
+                return artifact::write_alone(&file, content).map(drop);
             };
             let bundle = match open.entry(folder.into()) {
                 Entry::Occupied(known) => known.into_mut(),

@@ -101,7 +101,11 @@ pub fn compile(job: &Job, stop_after: Option<&str>, observe: &mut dyn FnMut(Even
         return done(module);
     }
     unmatched_patterns(job, &module)?;
-    let module = target.legalize(&module).map_err(|refusal| refused(job, &module, &refusal))?;
+    let refuse = |refusal| refused(job, &module, &refusal);
+    if let Target::Qnn(options) = &target {
+        qnn::check_chips(options).map_err(refuse)?;
+    }
+    let module = target.legalize(&module).map_err(refuse)?;
     observe(Event::Stage { name: "legal", module: &module, notes: &[] });
     let (RecipeTarget::Qnn(asked), Some(rounding), true) =
         (&job.build.target.value, target.rounding(), stop_after != Some("legal"))

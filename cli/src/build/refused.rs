@@ -63,7 +63,7 @@ pub(super) fn refused(job: &Job, module: &Module, reason: &Refusal) -> Error {
             let message = format!("{target}: {what} needs {needs}, and {deployment} is asked for");
             let older = match &job.build.target.value {
                 RecipeTarget::Coreml(coreml) => &coreml.deployment.origin,
-                RecipeTarget::Xnnpack { .. } => asked,
+                _ => asked,
             };
             let diagnostic = Diagnostic::refusal("coreml::deployment", message).label(older, "older than that");
             let stored = place.starts_with('@').then(|| origin(place, "filter"));
@@ -100,14 +100,16 @@ fn in_place(job: &Job, place: &str, role: &str, encoding: Encoding) -> String {
     }
 }
 
-/// The value of `[target.coreml]` that a refusal speaks of by name.
+/// The value of the recipe that a refusal speaks of by name.
 fn setting<'a>(job: &'a Job, place: &str) -> Option<&'a Origin> {
-    let RecipeTarget::Coreml(asked) = &job.build.target.value else { return None };
-    match place {
-        "parts" => Some(&asked.parts.origin),
-        "lengths" => asked.lengths.as_ref().map(|lengths| &lengths.origin),
-        "shapes" => Some(&asked.shapes.origin),
-        "cache" => Some(&asked.interface.origin),
+    match (&job.build.target.value, place) {
+        (RecipeTarget::Coreml(asked), "parts") => Some(&asked.parts.origin),
+        (RecipeTarget::Coreml(asked), "lengths") => asked.lengths.as_ref().map(|lengths| &lengths.origin),
+        (RecipeTarget::Coreml(asked), "shapes") => Some(&asked.shapes.origin),
+        (RecipeTarget::Coreml(asked), "cache") => Some(&asked.interface.origin),
+        (RecipeTarget::Qnn(asked), "socs") => Some(&asked.socs.origin),
+        (RecipeTarget::Qnn(asked), "lengths") => asked.lengths.as_ref().map(|lengths| &lengths.origin),
+        (RecipeTarget::Qnn(_), "cache") => job.build.quant.cache.as_ref().map(|cache| &cache.origin),
         _ => None,
     }
 }

@@ -76,7 +76,11 @@ impl Manifest {
     /// The files of the artifact itself, in all its parts.
     pub fn artifact_files(&self) -> impl Iterator<Item = (&String, &FileEntry)> {
         let ending = Path::new(&self.artifact).extension();
-        let own = move |name: &str| Path::new(name.split('/').next().unwrap_or_default()).extension() == ending;
+        let own = move |name: &str| {
+            let found = Path::new(name.split('/').next().unwrap_or_default()).extension();
+            // The numbers of ONNX files lie beside them.
+            found == ending || found.is_some_and(|found| found == "data")
+        };
         self.files.iter().filter(move |(name, _)| own(name))
     }
 

@@ -14,6 +14,7 @@ mod schema;
 pub use emit::{Files, data_file};
 pub use legal::legalize;
 pub use options::{Form, Options, Shapes};
+pub(crate) use read::Whole;
 pub use read::{Artifact, Fault, Place, ReadError, read};
 
 /// Name of the target in recipes and stages.

@@ -30,3 +30,13 @@ pub enum Form {
     /// What the QNN execution provider takes whole: opset 21, norms as the operator that ONNX Runtime adds.
     Qnn,
 }
+
+impl Form {
+    /// Name of the target that it is for.
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Form::Standard => super::NAME,
+            Form::Qnn => crate::qnn::NAME,
+        }
+    }
+}

@@ -5,13 +5,18 @@
 //! * [`socs`]: the chips that such models are for.
 
 mod groups;
+mod plan;
 mod round;
 mod rules;
 pub mod socs;
 
+pub(crate) use plan::check_file;
+pub use plan::{Broken, check_chips, plan};
 pub use round::{RangeOf, Rounding, round, wanted};
 pub use rules::{Effect, External, RULES, Rule, Violation, check};
 pub use socs::Soc;
+
+use crate::onnx;
 
 /// Name of the target in recipes and stages.
 pub const NAME: &str = "qnn";

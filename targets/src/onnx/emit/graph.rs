@@ -29,8 +29,6 @@ pub(super) struct Graph<'a> {
     values: Vec<String>,
     /// The grid that each node so far is on.
     grids: Vec<Option<Grid>>,
-    /// How often each node is read, by nodes that do not round it.
-    read: Vec<u32>,
     /// Scales and zero points, by the type of the grid, the bits of its scale and its zero point.
     scales: HashMap<(DataType, u32, i32), [String; 2]>,
     /// What stands for each weight so far: as it is stored, and as a filter.
@@ -56,7 +54,6 @@ pub(super) fn graph(
         known: HashMap::new(),
         values: Vec::new(),
         grids: Vec::new(),
-        read: read(module),
         scales: HashMap::new(),
         weights: HashMap::new(),
     };
@@ -82,8 +79,8 @@ pub(super) fn graph(
                 let x = graph.operand(node.args[0])?;
                 graph.round(&x, &name, grid, new);
             }
-            // What only moves numbers keeps their grid, and says so; a rounding that follows says another.
-            (Some(grid), _) if graph.read[id.0 as usize] > 0 => {
+            // What only moves numbers keeps their grid, and says so: a transposition to another grid is computed wrongly.
+            (Some(grid), _) => {
                 let moved = graph.step(&name, "moved");
                 graph.node(node, &moved)?;
                 graph.round(&moved, &name, grid, new);
@@ -267,17 +264,6 @@ impl Graph<'_> {
         self.weights.insert((id, true), made.clone());
         Ok(made)
     }
-}
-
-/// How often each node is read, by nodes that do not round it.
-fn read(module: &Module) -> Vec<u32> {
-    let mut read = module.uses();
-    for node in module.nodes.iter().filter(|node| matches!(node.op, Op::FakeQuantize(_))) {
-        if let Some(Operand::Node(id)) = node.args.first() {
-            read[id.0 as usize] -= 1;
-        }
-    }
-    read
 }
 
 /// Something in the module that a legal one has not.

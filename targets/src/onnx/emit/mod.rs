@@ -52,8 +52,9 @@ impl<'a> Files<'a> {
     /// When `module` is not legal, or a part of it is too large.
     pub fn new(module: &'a Module, name: &str, metadata: &Metadata, options: &Options) -> Result<Files<'a>, EmitError> {
         let illegal = |what: String| EmitError::Illegal { place: "module".into(), what };
-        if module.stage != Stage::Legal(super::NAME.into()) {
-            return Err(illegal(format!("is at stage `{}`, not `legal {}`", module.stage.name(), super::NAME)));
+        let target = options.form.target();
+        if module.stage != Stage::Legal(target.into()) {
+            return Err(illegal(format!("is at stage `{}`, not `legal {target}`", module.stage.name())));
         }
         legal::check(module, options).map_err(|refusal| illegal(refusal.to_string()))?;
         let mut names = Names::new(module.cache.layers);
@@ -66,6 +67,11 @@ impl<'a> Files<'a> {
         });
         let graphs = graphs.collect::<Result<_, EmitError>>()?;
         Ok(Files { module, options: options.clone(), layout, graphs, data: data_file(name) })
+    }
+
+    /// The graphs, with zeros for numbers that are not known.
+    pub(crate) fn models(&self) -> impl Iterator<Item = ModelProto> {
+        self.graphs.iter().map(|(_, model)| self.filled(model, &Small::new()))
     }
 
     /// The files with their sizes.

@@ -16,14 +16,14 @@ use super::Options;
 use crate::refusal::Refusal;
 use crate::rewrite::{Limits, Rows, check_step, rewrite};
 
-/// The module as an ONNX file can express it, stage `legal onnx`.
+/// The module as an ONNX file can express it, stage `legal onnx`, or `legal qnn` in that form.
 ///
 /// # Errors
 /// Names the first node or weight that the file has no form for.
 pub fn legalize(module: &Module, options: &Options) -> Result<Module, Refusal> {
     verify(module).map_err(|e| Refusal::Step { place: e.place, what: e.what })?;
     check_step(module, Rows::Numbered)?;
-    let mut header = Module::new(&module.name, Stage::Legal(super::NAME.into()), module.bounds, module.cache);
+    let mut header = Module::new(&module.name, Stage::Legal(options.form.target().into()), module.bounds, module.cache);
     header.weights = limits::check_weights(module, options)?;
     let limits = Limits { constants: limits::vectors(options), joined: usize::MAX };
     let legal = rewrite(module, header, limits, &|walk, node, args| rules::node(walk, options, node, args))?;

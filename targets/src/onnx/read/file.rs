@@ -64,6 +64,12 @@ impl Files {
         (0, start..own.len())
     }
 
+    /// The file of that name, if it is mapped.
+    pub(super) fn find(&self, name: &str) -> Option<&[u8]> {
+        let at = self.names.iter().skip(1).position(|known| known == name)?;
+        self.list.get(at + 1).map(|bytes| &**bytes)
+    }
+
     /// The number of the file of that name, mapped.
     pub(super) fn map(&mut self, place: &Place, name: &str) -> Result<usize> {
         if let Some(known) = self.names.iter().skip(1).position(|known| known == name) {

@@ -18,6 +18,7 @@ mod interface;
 mod lift;
 mod node;
 mod ops;
+mod outside;
 mod tensor;
 
 use std::collections::HashMap;
@@ -36,6 +37,7 @@ use crate::stored::Stored;
 use error::Result;
 pub use error::{Fault, Place, ReadError};
 use file::{Bytes, Files};
+pub(crate) use outside::Whole;
 
 /// Opsets whose operators are those that are known here.
 const OPSETS: std::ops::RangeInclusive<i64> = 21..=26;
