@@ -1,10 +1,10 @@
 """Judges ONNX files: runs them by ONNX Runtime, on its CPU or on the emulator of Qualcomm's HTP.
 
-    python check.py FILE [--provider cpu|qnn] [--inputs I [--outputs O] [--save S]] [limits] [--compare-cpu C] [--context OUT]
+    python check.py FILE [--provider cpu|qnn] [--inputs I] [--outputs O] [--save S] [--compare-cpu C] [--context OUT]
     python check.py --cases CASES
 
-FILE is a model, or a context (`model_ctx.onnx`) beside its model or in a folder beneath it. Inputs and expected outputs are
-safetensors, named `call0.input_ids`, `call1.input_ids`, ...; without inputs one step on invented ones is run. Floats
+FILE is a model, or a context (`model_ctx.onnx`) beside its model or in a folder beneath it. Inputs and expected outputs
+are safetensors, named `call0.input_ids`, `call1.input_ids`, ...; without inputs one step on invented ones is run. Floats
 are rounded to the grids and types that the file wants; integer outputs are compared as the numbers they stand for.
 On `qnn` every node must be on the HTP, in one partition, else the file is refused.
 
@@ -159,7 +159,7 @@ def arguments():
     parser.add_argument("--provider", choices=["cpu", "qnn"])
     parser.add_argument("--soc", type=int, help="the number of the SoC, 57 where it is not said")
     parser.add_argument("--arch", type=int, help="its HTP architecture, 75 where it is not said")
-    parser.add_argument("--optimization", choices=sessions.LEVELS, help="of the CPU provider; `all` departs from the file")
+    parser.add_argument("--optimization", choices=sessions.LEVELS, help="of the CPU; `all` departs from the file")
     parser.add_argument("--inputs")
     parser.add_argument("--outputs", help="the expected outputs")
     parser.add_argument("--save", help="where to write the computed outputs")
@@ -167,7 +167,7 @@ def arguments():
     parser.add_argument("--sizes", type=json.loads, help='of named dimensions: {"T": 4, "C": 8, "C+T": 12}')
     parser.add_argument("--max-error", type=float, help="the largest error to what is expected that is still ok")
     parser.add_argument("--min-cosine", type=float, help="the smallest cosine to what is expected that is still ok")
-    parser.add_argument("--compare-cpu", type=float, metavar="COSINE", help="the smallest cosine to the CPU that is still ok")
+    parser.add_argument("--compare-cpu", type=float, metavar="COSINE", help="the smallest cosine to the CPU that is ok")
     parser.add_argument("--context", metavar="OUT", help="compile to OUT, which must give the same numbers")
     parser.add_argument("--checker", action="store_true", default=None, help="onnx.checker must accept the file")
     given = vars(parser.parse_args())

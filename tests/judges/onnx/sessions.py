@@ -31,7 +31,7 @@ def cpu(model, level="basic"):
 
 
 def htp(model, soc=57, arch=75, strict=True, options=(), entries=()):
-    """A session on the HTP of a SoC. If it is `strict`, all nodes are in one partition there; if not, the CPU may have some."""
+    """A session on the HTP of a SoC, with all nodes in one partition there; without `strict` the CPU may have some."""
     session_options = htp_options(soc, arch, strict, options, entries)
     # Without `enable_fallback=0` a failure is a line on stdout and a session on the CPU.
     session = opened(lambda: ort.InferenceSession(loadable(model), session_options, enable_fallback=0))
