@@ -2,9 +2,10 @@
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
-from sessions import require
+from sessions import Refused, require
 
 TYPES = {
     "tensor(float)": np.float32,
@@ -19,9 +20,17 @@ TYPES = {
 HIDDEN = -1e30
 
 
+def read(path):
+    """The graph of a file, without its weights."""
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except DecodeError as error:
+        raise Refused(f"not a model: {error}") from error
+
+
 def grids(path):
     """The scale and zero point of each integer input and output: those of the conversion that stands there."""
-    model = onnx.load(str(path), load_external_data=False)
+    model = read(path)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     inputs, outputs = ({value.name for value in values} for values in (model.graph.input, model.graph.output))
     found = {}
@@ -103,7 +112,7 @@ def mask(shape):
 
 def vocabulary(path):
     """The rows of the table that tokens are looked up in."""
-    model = onnx.load(str(path), load_external_data=False)
+    model = read(path)
     made = {name: node for node in model.graph.node for name in node.output}
     rows = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if tensor.dims}
     for node in model.graph.node:

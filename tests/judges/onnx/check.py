@@ -4,8 +4,8 @@
     python check.py --cases CASES
 
 FILE is a model, or a context (`model_ctx.onnx`) beside its model or in a folder beneath it. Inputs and expected outputs
-are safetensors, named `call0.input_ids`, `call1.input_ids`, ...; without inputs one step on invented ones is run. Floats
-are rounded to the grids and types that the file wants; integer outputs are compared as the numbers they stand for.
+are safetensors, named `call0.input_ids`, `call1.input_ids`, ...; without inputs one step on invented ones is run.
+Floats are rounded to the grids and types that the file wants; integer outputs are compared as the numbers they stand for.
 On `qnn` every node must be on the HTP, in one partition, else the file is refused.
 
 A file of cases holds one JSON object a line, with the options' names as keys (`max_error`). A case's verdict is `ok`,
