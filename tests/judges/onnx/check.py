@@ -5,7 +5,8 @@
 
 FILE is a model, or a context (`model_ctx.onnx`) beside its model or in a folder beneath it. Inputs and expected outputs
 are safetensors, named `call0.input_ids`, `call1.input_ids`, ...; without inputs one step on invented ones is run.
-Floats are rounded to the grids and types that the file wants; integer outputs are compared as the numbers they stand for.
+Floats are rounded to the grids and types that the file wants; integer outputs are compared as the numbers they stand
+for.
 On `qnn` every node must be on the HTP, in one partition, else the file is refused.
 
 A file of cases holds one JSON object a line, with the options' names as keys (`max_error`). A case's verdict is `ok`,
@@ -122,8 +123,9 @@ def compare(results, expected, found):
             a, b = boundary.numbers(name, computed[name], found), boundary.numbers(name, array, found)
             require(a.shape == b.shape, f"call {index}: {name} is {a.shape}, given {b.shape}")
             entry = report.setdefault(name, {"cosine": 1.0, "max_error": 0.0})
-            entry["cosine"] = min(entry["cosine"], boundary.cosine(a, b))
-            entry["max_error"] = max(entry["max_error"], float(np.abs(a - b).max(initial=0)))
+            # Unlike Python's, these keep what is not a number.
+            entry["cosine"] = float(np.minimum(entry["cosine"], boundary.cosine(a, b)))
+            entry["max_error"] = float(np.maximum(entry["max_error"], np.abs(a - b).max(initial=0)))
     return report
 
 
