@@ -73,8 +73,8 @@ def broken_limits(case, report):
         broken += limits("expected", report["expected"], case.get("min_cosine"), case.get("max_error"))
     if case.get("compare_cpu") is not None:
         require(qnn and source == path, "only a model on `qnn` can be compared with the CPU")
-        plain = sessions.cpu(path, case["optimization"])
-        report["cpu"] = compare(results, [sessions.run(plain, call) for call in given], found)
+        cpu = sessions.cpu(path, case["optimization"])
+        report["cpu"] = compare(results, [sessions.run(cpu, call) for call in given], found)
         broken += limits("cpu", report["cpu"], case["compare_cpu"], None)
     if context:
         report["context"] = compare([sessions.run(context, call) for call in given], results, found)
@@ -140,6 +140,13 @@ def limits(what, report, min_cosine, max_error):
     return broken
 
 
+def plain(report):
+    """JSON has no NaN and no infinity: they become text."""
+    if isinstance(report, dict):
+        return {key: plain(value) for key, value in report.items()}
+    return str(report) if isinstance(report, float) and not np.isfinite(report) else report
+
+
 def lines(report):
     """A report for people."""
     yield f"{report['verdict']}: {report['file']}"
@@ -189,7 +196,7 @@ def main():
     with own_stdout() as out:
         for case in cases:
             report = judge(case)
-            text = [json.dumps(report)] if as_json or path else lines(report)
+            text = [json.dumps(plain(report))] if as_json or path else lines(report)
             print(*text, sep="\n", file=out, flush=True)
             worst = max(worst, STATUS[report["verdict"]])
     return worst
