@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Fetches the outside engines and builds what our adapters load, into target/engines/ (or $CARGO_TARGET_DIR/engines/).
 #
-#   tests/engines/setup.sh [executorch] [coremltools]
+#   tests/engines/setup.sh [executorch] [coremltools] [qnn]
 #
-# Needs g++, python3 with pip and venv, and about 300 MB of disk. Run it again at any time: it does only what is missing.
+# Needs g++, python3 with pip and venv, and about 900 MB of disk. Run it again at any time: it does only what is missing.
 set -euo pipefail
 
 readonly root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -58,26 +58,44 @@ executorch() {
     echo "executorch $version is ready: $shim"
 }
 
-# A Python with coremltools, for the judge of packages in tests/judges/coreml.
-coremltools() {
-    local home=$engines/coremltools wanted=$root/tests/engines/coremltools.txt
-    [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail "coremltools has no libraries for $(uname -s) on $(uname -m)"
+# A Python with what a list of packages in this folder names; `$2` must be importable from it.
+environment() {
+    local name=$1 module=$2 home=$engines/$1 wanted=$root/tests/engines/$1.txt
+    [[ $(uname -s)-$(uname -m) == Linux-x86_64 ]] || fail "$name has no libraries for $(uname -s) on $(uname -m)"
     # Last of all the list of packages is copied: where it is the same, all of them are there.
-    if ! cmp --quiet "$wanted" "$home/installed.txt" || ! "$home/bin/python" -c "import coremltools" 2>/dev/null; then
-        python3 -c "import ensurepip, venv" 2>/dev/null || fail "coremltools needs venv (Debian: apt install python3-venv)"
+    if ! cmp --quiet "$wanted" "$home/installed.txt" || ! "$home/bin/python" -c "import $module" 2>/dev/null; then
+        python3 -c "import ensurepip, venv" 2>/dev/null || fail "$name needs venv (Debian: apt install python3-venv)"
         rm -rf "$home"
         python3 -m venv "$home"
         "$home/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: --no-deps \
-            --require-hashes --requirement "$wanted" || fail "coremltools needs Python 3.11 to 3.13, and PyPI"
+            --require-hashes --requirement "$wanted" || fail "$name needs Python 3.11 to 3.13, and PyPI"
         cp "$wanted" "$home/installed.txt"
     fi
-    echo "coremltools is ready: $home/bin/python"
 }
 
-[[ $# -gt 0 ]] || set -- executorch coremltools
+# For the judge of packages in tests/judges/coreml.
+coremltools() {
+    environment coremltools coremltools
+    echo "coremltools is ready: $engines/coremltools/bin/python"
+}
+
+# ONNX Runtime, for our adapter and the judge in tests/judges/onnx; with it Qualcomm's compiler and the emulator of its HTP.
+qnn() {
+    local libc
+    libc=$(getconf GNU_LIBC_VERSION 2>/dev/null) || fail "qnn needs glibc 2.35 or newer"
+    libc=${libc#glibc }
+    [[ $(printf '%s\n' 2.35 "$libc" | sort -V | head -1) == 2.35 ]] || fail "qnn needs glibc 2.35 or newer, here is $libc"
+    # libQnnSystem.so needs it, which reads contexts.
+    python3 -c "import ctypes; ctypes.CDLL('libatomic.so.1')" 2>/dev/null ||
+        fail "qnn needs libatomic.so.1 (Debian: apt install libatomic1)"
+    environment qnn "onnx, onnxruntime_qnn, onnxruntime"
+    echo "qnn is ready: $engines/qnn/bin/python"
+}
+
+[[ $# -gt 0 ]] || set -- executorch coremltools qnn
 for engine in "$@"; do
     case $engine in
-        executorch | coremltools) "$engine" ;;
-        *) fail "unknown engine \`$engine\`; there are: executorch, coremltools" ;;
+        executorch | coremltools | qnn) "$engine" ;;
+        *) fail "unknown engine \`$engine\`; there are: executorch, coremltools, qnn" ;;
     esac
 done
