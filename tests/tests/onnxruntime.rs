@@ -91,7 +91,7 @@ fn plain(case: &Case) -> StepOutput {
         let row = |old: &[f32], new: &[f32], p: usize, j: usize| {
             if p < c { old[(h * c + p) * 4 + j] } else { new[(h * t + p - c) * 4 + j] }
         };
-        for i in 0..t {
+        for (i, mix) in mixes.iter_mut().enumerate() {
             let score = |p: usize| {
                 let product: f32 =
                     (0..4).map(|j| new.k[(h * t + i) * 4 + j] * row(&case.cache[0].k, &new.k, p, j)).sum();
@@ -102,7 +102,7 @@ fn plain(case: &Case) -> StepOutput {
             let sum: f64 = weights.iter().sum();
             for j in 0..4 {
                 let mixed = (0..c + t).map(|p| weights[p] / sum * f64::from(row(&case.cache[0].v, &new.v, p, j)));
-                mixes[i][h * 4 + j] = mixed.sum::<f64>() as f32;
+                mix[h * 4 + j] = mixed.sum::<f64>() as f32;
             }
         }
     }
