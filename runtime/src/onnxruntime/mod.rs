@@ -2,7 +2,7 @@
 //!
 //! Nothing of it is linked: [`Libraries::find`] looks for an installation, the first [`OnnxRuntime::open`] or [`compile`]
 //! of the process loads it. A file has room for a fixed number of tokens and cached positions; [`OnnxRuntime`] takes the
-//! smallest one that holds a step and pads ([`fill`]).
+//! smallest one that holds a step and pads.
 
 mod environment;
 mod fill;

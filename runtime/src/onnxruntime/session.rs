@@ -90,7 +90,7 @@ fn builder(environment: &Environment, libraries: &Libraries, provider: Provider)
     let Provider::Htp { soc, arch, fp16 } = provider else {
         // Neighboring Q and DQ are neither merged with the op between them nor taken out, so that each means what
         // ONNX defines; the other rewrites, folding of weights above all, stay. That is bit-equal to no rewrites at all,
-        // where the defaults are off by tenths in the logits of small models.
+        // where the defaults move the logits of small models by up to a tenth.
         let plain = builder
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_config_entry("session.disable_quant_qdq", "1")?
