@@ -18,6 +18,8 @@ pub mod chat;
 pub mod engine;
 pub mod executorch;
 pub mod generate;
+#[cfg(feature = "qnn")]
+pub mod onnxruntime;
 pub mod sample;
 pub mod session;
 pub mod tract;

@@ -77,6 +77,15 @@ pub fn coremltools() -> Option<PathBuf> {
     installed("coremltools", target().join("engines/coremltools/bin/python"))
 }
 
+/// ONNX Runtime with Qualcomm's HTP: those of the Python environment that `DIFFULEX_QNN` names, or where
+/// `tests/engines/setup.sh` left them.
+#[cfg(feature = "qnn")]
+pub fn onnxruntime() -> Option<diffulex_runtime::onnxruntime::Libraries> {
+    let folder = std::env::var_os("DIFFULEX_QNN").map_or_else(|| target().join("engines/qnn"), PathBuf::from);
+    let folder = installed("qnn", folder)?;
+    Some(diffulex_runtime::onnxruntime::Libraries::find(&folder).unwrap())
+}
+
 /// A file of an outside engine, if it is there.
 fn installed(engine: &str, file: PathBuf) -> Option<PathBuf> {
     if file.exists() {
