@@ -5,9 +5,13 @@
 
 mod decoder;
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use diffulex_compiler::ir::{Encoding, Module, Op, WeightExpr, WeightSource, interpret, print};
+use diffulex_compiler::ir::{
+    Builder, Encoding, Module, Node, NodeId, Op, Operand, WeightExpr, WeightSource, interpret, print,
+};
+use diffulex_compiler::quant::{Grid, GridType};
 use diffulex_targets::onnx::{Files, Form, Options, Shapes, legalize, read};
 use diffulex_targets::raise::raise;
 use diffulex_targets::{EmitError, Metadata};
@@ -114,6 +118,92 @@ fn what_is_written_is_read_back() {
                 assert_same(&name, &interpret(&raised, back.source.as_ref(), &given).unwrap(), &expected, 1e-5);
             }
         }
+    }
+}
+
+/// A legal module with all of its values on grids, caches on smaller ones, that are wide enough for small models.
+fn on_grids(legal: &Module, cache: GridType) -> Module {
+    let range = |node: &Node| match (&node.op, node.name.as_str()) {
+        (Op::Sigmoid | Op::Softmax, _) => (0.0, 1.0),
+        (Op::Input, _) => (-60.0, 0.0),
+        (_, name) if name.ends_with("masked") => (-80.0, 20.0),
+        _ => (-9.0, 11.0),
+    };
+    let mut legal = legal.clone();
+    for weight in legal.weights.iter_mut().filter(|weight| weight.ty.encoding == Encoding::F32) {
+        let reach = if weight.name == "scale" { 1.0 } else { 2.0 };
+        weight.ty.encoding = Encoding::U16;
+        weight.grid = Some(Grid::of((-reach, reach), GridType::U16));
+    }
+    let mut made = Builder::like(&legal);
+    let rows: HashSet<NodeId> = legal.new_rows().map(|(_, id)| id).collect();
+    let mut map: Vec<(NodeId, NodeId)> = Vec::new();
+    for (id, node) in legal.iter() {
+        (made.layer, made.section) = (node.layer, node.section.clone());
+        let kept = matches!(node.op, Op::Cached);
+        let args: Vec<Operand> = (node.args.iter())
+            .map(|arg| match arg {
+                Operand::Node(id) => (if kept { map[id.0 as usize].1 } else { map[id.0 as usize].0 }).into(),
+                other => *other,
+            })
+            .collect();
+        let mut new = match node.op {
+            Op::Input => made.input(&node.name, node.ty.clone()),
+            _ => made.node(&node.name, node.op.clone(), args).unwrap(),
+        };
+        let moved = matches!(
+            node.op,
+            Op::Embed | Op::Cached | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. }
+        );
+        if !moved && !node.ty.dtype.is_integer() && node.op != Op::Input {
+            new = made
+                .node(
+                    &format!("{}.rounded", node.name),
+                    Op::FakeQuantize(Grid::of(range(node), GridType::U16)),
+                    [new.into()],
+                )
+                .unwrap();
+        }
+        let mut stored = new;
+        if rows.contains(&id) {
+            let grid = Grid::of((-9.0, 9.0), cache);
+            stored = made.node(&format!("{}.stored", node.name), Op::FakeQuantize(grid), [new.into()]).unwrap();
+        }
+        map.push((new, stored));
+        if made.module().nodes.len() == legal.nodes.iter().filter(|node| node.op == Op::Input).count() {
+            let mask = made.module().input("mask").unwrap();
+            let grid = Grid::of((-60.0, 0.0), GridType::U16);
+            let mask_on_grid = made.node("mask.rounded", Op::FakeQuantize(grid), [mask.into()]).unwrap();
+            map[mask.0 as usize] = (mask_on_grid, mask_on_grid);
+        }
+    }
+    made.finish([map[legal.outputs[0].0 as usize].0])
+}
+
+#[test]
+fn values_on_grids_are_written_and_read_back() {
+    let options = Options { shapes: Shapes::Static(vec![3]), form: Form::Qnn, half: false };
+    for (i, cache) in [GridType::U8, GridType::I8, GridType::I16].into_iter().enumerate() {
+        let model = Model { encoding: Encoding::Int8Row, fused: i == 0, normed: i != 1, biased: i == 1, ..WIDE };
+        let numbers = Numbers::random(model, 5);
+        let module = on_grids(&legalize(&source(model, &options), &options).unwrap(), cache);
+        let folder = tempfile::tempdir().unwrap();
+        write(&module, &numbers, &options, folder.path());
+        let back = read(&folder.path().join("small.onnx")).unwrap();
+        let mut given = inputs(model, model.t, model.c, 7);
+        let grid = Grid::of((-9.0, 9.0), cache);
+        given.caches.values_mut().for_each(|rows| rows.data.iter_mut().for_each(|x| *x = grid.round(*x)));
+        let expected = interpret(&module, &numbers, &given).unwrap();
+        let found = interpret(&back.module, back.source.as_ref(), &given).unwrap();
+        assert_same(cache.name(), &found, &expected, 1e-6);
+        let count = |module: &Module| module.nodes.iter().filter(|n| matches!(n.op, Op::FakeQuantize(_))).count();
+        assert_eq!((count(&back.module), back.module.nodes.len()), (count(&module), module.nodes.len()));
+        // What was read is legal, but for its stage, and is written as the same bytes of weights.
+        let again = Module { stage: module.stage.clone(), ..back.module.clone() };
+        let second = tempfile::tempdir().unwrap();
+        write(&again, back.source.as_ref(), &options, second.path());
+        let length = |folder: &Path| std::fs::metadata(folder.join("small.data")).unwrap().len();
+        assert_eq!(length(second.path()), length(folder.path()));
     }
 }
 

@@ -41,6 +41,9 @@ pub(super) fn decode(rows: &Rows<'_>, out: &mut Vec<f32>) {
 
 /// The scales, row after row.
 pub(super) fn scales(rows: &Rows<'_>) -> Vec<f32> {
+    if rows.encoding.is_float() || rows.encoding.grid().is_some() {
+        return Vec::new();
+    }
     let ((from, to), all) = (window(rows), all(rows));
     let stored = rows.packing.scales(rows.encoding, rows.scales);
     let groups = rows.encoding.group().map_or(1, |group| rows.columns.div_ceil(group));
@@ -111,9 +114,7 @@ mod tests {
                     turned.range(from, to).decode(&mut found);
                     let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
                     prop_assert_eq!(bits(&expected), bits(&found));
-                    if !encoding.is_float() {
-                        prop_assert_eq!(plain.range(from, to).scales(), turned.range(from, to).scales());
-                    }
+                    prop_assert_eq!(plain.range(from, to).scales(), turned.range(from, to).scales());
                 }
             }
         }

@@ -242,7 +242,8 @@ impl Lift<'_> {
         Ok(grid)
     }
 
-    /// Whole numbers as floats: of a value, a cache or a tensor on a grid, or of a filter in `int8` or `int4`, stored column after column, with scales.
+    /// Whole numbers as floats: of a value, a cache or a tensor on a grid, or of a filter in `int8` or `int4`, stored column
+    /// after column, with scales.
     fn dequantize(&mut self, inputs: &mut Inputs) -> Result<Held> {
         let place = inputs.place.clone();
         let (numbers, scale, zero) = match &inputs.held[..] {
@@ -292,7 +293,7 @@ impl Lift<'_> {
         if encoding.is_int4() && !k.is_multiple_of(2) || group > 0 && !k.is_multiple_of(group) {
             return Err(place.unsupported(format!("{encoding} with {k} inputs")));
         }
-        let by = if group == 0 { vec![n] } else { vec![k / group, n] };
+        let by = k.checked_div(group).map_or(vec![n], |blocks| vec![blocks, n]);
         place.same("type of the scales", scales.dtype, self.step.float)?;
         place.same("shape of the scales", &scales.dims, &by)?;
         if let Some(zero) = zero {

@@ -97,7 +97,7 @@ fn external(place: &Place, tensor: &TensorProto, files: &mut Files, bytes: u64) 
     }
     let file = files.map(place, location)?;
     let size = files.list.get(file).map_or(0, |bytes| bytes.len()) as u64;
-    let end = offset.checked_add(length).unwrap_or(u64::MAX);
+    let end = offset.saturating_add(length);
     let end = place.at_most("end in its file", end, size)?;
     Ok((file, offset as usize..end))
 }
