@@ -381,6 +381,7 @@ fn quantized_filters_are_read_back() {
             columns: ty.columns(),
             values: bytes,
             scales: &[],
+            of: None,
         };
         floats.decode(&mut exact);
         quant::encode(encoding, quant::Search::Mse, ty.columns(), &exact, &mut rows).unwrap();
