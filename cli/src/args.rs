@@ -70,6 +70,10 @@ pub(crate) enum EngineName {
     Tract,
     /// The ExecuTorch runtime, where tests/engines/setup.sh installed it
     Executorch,
+    /// ONNX Runtime on its CPU, for ONNX files, where tests/engines/setup.sh installed it
+    Onnxruntime,
+    /// ONNX Runtime on Qualcomm's HTP, or its emulator, for bundles
+    Qnn,
 }
 
 impl EngineName {
@@ -78,8 +82,21 @@ impl EngineName {
         match self {
             EngineName::Tract => "tract",
             EngineName::Executorch => "executorch",
+            EngineName::Onnxruntime => "onnxruntime",
+            EngineName::Qnn => "qnn",
         }
     }
+}
+
+/// What runs an artifact.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Engine {
+    /// What runs the artifact
+    #[arg(id = "engine", long = "engine", value_enum, default_value_t)]
+    pub(crate) name: EngineName,
+    /// The chip whose HTP `--engine qnn` asks for, such as sm8650 or "8 Elite"; without it the first of the bundle
+    #[arg(long, value_name = "NAME")]
+    pub(crate) soc: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -127,7 +144,8 @@ Examples:
   diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --backend xnnpack --dtype bfloat16
   diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype 8da4w --set shape.cache=1024
   diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype int8 --print-recipe > model.toml
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.mlpackage --backend coreml --dtype int4")]
+  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.mlpackage --backend coreml --dtype int4
+  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.qnn --backend qnn --dtype w8a16 --soc sm8650")]
 pub(crate) struct Export {
     /// The checkpoint's folder
     #[arg(long, value_name = "DIR")]
@@ -138,9 +156,13 @@ pub(crate) struct Export {
     /// What to export for
     #[arg(long, value_name = "NAME", default_value = "xnnpack", value_parser = target())]
     pub(crate) backend: TargetName,
-    /// How weights are stored: bfloat16, float16, float32, int8, int4, or another scheme of recipes/base.toml (8da8w, 8da4w)
-    #[arg(long, value_name = "NAME", default_value = "float16")]
-    pub(crate) dtype: String,
+    /// How weights are stored: bfloat16, float16, float32, int8, int4, or another scheme of recipes/base.toml (8da8w, 8da4w,
+    /// w8a16, w4a16); without it float16, or for qnn w8a16
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dtype: Option<String>,
+    /// A chip that a bundle is for, as often as needed, such as sm8650 or "8 Elite"
+    #[arg(long, value_name = "NAME")]
+    pub(crate) soc: Vec<String>,
     /// Override one value of the recipe, as often as needed, such as shape.cache=1024
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) overrides: Vec<String>,
@@ -214,9 +236,8 @@ pub(crate) struct Verify {
     /// Block length of the attention, where it is not the model's own
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) block: Option<u32>,
-    /// What runs the artifact
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) engine: EngineName,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
     #[command(flatten)]
     pub(crate) places: Places,
     /// Write a page that shows the error of every weight, and what was found
@@ -237,9 +258,8 @@ pub(crate) struct Bench {
     /// Artifacts, their folders, or checkpoints; several take turns
     #[arg(required = true)]
     pub(crate) paths: Vec<PathBuf>,
-    /// What runs them
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) engine: EngineName,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
     /// Tokens of a block
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
     pub(crate) block: usize,
@@ -311,9 +331,8 @@ pub(crate) struct Run {
     /// The checkpoint that a bare artifact must equal, for `--verify`
     #[arg(long, value_name = "DIR", requires = "verify")]
     pub(crate) against: Option<PathBuf>,
-    /// What runs the artifact
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) engine: EngineName,
+    #[command(flatten)]
+    pub(crate) engine: Engine,
     /// Folder with tokenizer.json, for an artifact without its folder
     #[arg(long, value_name = "DIR")]
     pub(crate) tokenizer: Option<PathBuf>,

@@ -15,6 +15,7 @@ pub mod bench;
 pub mod build;
 mod error;
 pub mod export;
+pub mod onnxruntime;
 pub mod report;
 pub mod subject;
 pub mod verify;

@@ -6,17 +6,18 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::{self, Family, Generation};
-use diffulex_compiler::ir::{DType, Encoding, Module, Op, Sizes, WeightSource};
+use diffulex_compiler::ir::{DType, Encoding, Module, Op, Sizes, Weight, WeightSource};
 use diffulex_compiler::passes;
-use diffulex_compiler::quant::{self, Activations, Scheme};
+use diffulex_compiler::quant::{self, Activations, Grid, Scheme};
 use diffulex_runtime::engine::Engine;
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_runtime::session::Attention;
 use diffulex_runtime::tract::TractEngine;
 use diffulex_targets::artifact::{MANIFEST, Manifest};
-use diffulex_targets::{EXTENSIONS, OpenError, raise};
+use diffulex_targets::{EXTENSIONS, OpenError, coreml, onnx, qnn, raise};
 
 use crate::Error;
+use crate::onnxruntime::OnnxRuntime;
 
 /// What a path stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,8 @@ pub enum EngineChoice {
     Tract,
     /// ExecuTorch behind this library.
     ExecuTorch(PathBuf),
+    /// ONNX Runtime, on its CPU or on Qualcomm's HTP.
+    OnnxRuntime(OnnxRuntime),
 }
 
 /// Looks at a path.
@@ -74,7 +77,7 @@ pub fn kind(path: &Path) -> Result<Kind, Error> {
         Some(ending) if EXTENSIONS.contains(&ending) => Ok(Kind::Artifact),
         _ if path.join("config.json").is_file() => Ok(Kind::Checkpoint),
         _ => Err(Error::Usage(format!(
-            "{}: is neither a recipe (.toml), an artifact (.pte, .mlpackage), an artifact's folder (with {MANIFEST}) nor a \
+            "{}: is neither a recipe (.toml), an artifact (.pte, .mlpackage, .onnx), an artifact's folder (with {MANIFEST}) nor a \
              checkpoint (with config.json)",
             path.display()
         ))),
@@ -170,7 +173,9 @@ pub fn checkpoint(folder: &Path, block: Option<u32>) -> Result<Opened, Error> {
 /// Names what is wrong with the checkpoint.
 pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> Result<Opened, Error> {
     let matrices = artifact.weights.iter().filter(|w| w.ty.shape.len() > 1);
-    let keep: Vec<(String, Encoding)> = matrices.map(|w| (w.name.clone(), w.ty.encoding)).collect();
+    // What lies on a grid is put there below.
+    let plain = |encoding: Encoding| if encoding.grid().is_some() { Encoding::F32 } else { encoding };
+    let keep: Vec<(String, Encoding)> = matrices.map(|w| (w.name.clone(), plain(w.ty.encoding))).collect();
     // Names that the artifact does not have, because another program wrote it, are rounded as most of its bytes are.
     let least = keep.iter().map(|(_, encoding)| *encoding).max().unwrap_or(Encoding::F32);
     let activations = match artifact.rounds_tokens() {
@@ -180,11 +185,30 @@ pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> 
     };
     let scheme = Scheme { weights: least, table: least, activations, search: artifact.search(), keep };
     let mut opened = imported(folder, block, Some(&scheme))?;
+    on_grids_of(artifact, &mut opened.module);
     if artifact.weight_id("rope.cos").is_some_and(|id| artifact.weight(id).ty.encoding == Encoding::F16) {
         let module = passes::run(opened.module, &["round-constants"], &scheme, &mut |_| {}).map_err(Box::new)?;
         opened.module = with_numbers_of(artifact, module);
     }
     Ok(opened)
+}
+
+/// Puts weights on the grids that they have in `artifact`; of a gain that took the scale of attention there, on the grid
+/// that the scale makes of that one.
+fn on_grids_of(artifact: &Module, module: &mut Module) {
+    let scale = module.nodes.iter().find_map(|n| if let Op::Attention { scale } = n.op { Some(scale) } else { None });
+    for weight in &mut module.weights {
+        let named = |name: &str| artifact.weight_id(name).map(|id| artifact.weight(id));
+        let (own, scaled) = (named(&weight.name), named(&format!("{}.scaled", weight.name)));
+        let on = |weight: &Weight| Some((weight.ty.encoding, weight.grid?));
+        let (encoding, mut grid) = match (own.and_then(on), scaled.and_then(on)) {
+            (Some(found), _) => found,
+            (None, Some((encoding, grid))) => (encoding, Grid { scale: grid.scale / scale.unwrap_or(1.0), ..grid }),
+            (None, None) => continue,
+        };
+        grid.scale = grid.scale.max(f32::MIN_POSITIVE);
+        (weight.ty.encoding, weight.grid) = (encoding, Some(grid));
+    }
 }
 
 /// Takes over eps and the scale of attention, where those of `artifact` are the same numbers in f16.
@@ -235,6 +259,26 @@ fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Resul
 }
 
 impl Opened {
+    /// The same without the roundings of values, where there are any: what the checkpoint computes with these weights.
+    ///
+    /// # Errors
+    /// When the module breaks a rule without them.
+    pub fn unrounded(&self) -> Result<Option<Opened>, Error> {
+        if !self.module.nodes.iter().any(|node| matches!(node.op, Op::FakeQuantize(_))) {
+            return Ok(None);
+        }
+        Ok(Some(Opened {
+            name: self.name.clone(),
+            module: raise::raise(&qnn::unrounded(&self.module)?, self.source.as_ref())?,
+            source: self.source.clone(),
+            family: self.family,
+            generation: self.generation.clone(),
+            block: self.block,
+            text: self.text.clone(),
+            artifact: self.artifact.clone(),
+        }))
+    }
+
     /// How its tokens attend, where it tells: by blocks of the length that it states, else of `otherwise`, else of its
     /// family's usual length.
     pub fn attention(&self, otherwise: Option<u32>) -> Option<Attention> {
@@ -253,9 +297,12 @@ impl Opened {
     pub fn engine(&self, choice: &EngineChoice) -> Result<Box<dyn Engine>, Error> {
         match (choice, &self.artifact) {
             (EngineChoice::Tract, _) => Ok(Box::new(TractEngine::new(&self.module, self.source.clone())?)),
-            (EngineChoice::ExecuTorch(_), Some(artifact)) if artifact.is_dir() => {
+            (EngineChoice::OnnxRuntime(installed), _) => installed.engine(self),
+            (EngineChoice::ExecuTorch(_), Some(artifact))
+                if artifact.extension().is_some_and(|e| e == coreml::EXTENSION || e == onnx::EXTENSION) =>
+            {
                 let name = &self.name;
-                Err(Error::Usage(format!("{name} is a Core ML package; ExecuTorch runs `.pte` files only")))
+                Err(Error::Usage(format!("{name} is for another engine; ExecuTorch runs `.pte` files only")))
             }
             (EngineChoice::ExecuTorch(library), Some(artifact)) => Ok(Box::new(ExecuTorch::open(artifact, library)?)),
             (EngineChoice::ExecuTorch(_), None) => {

@@ -52,7 +52,8 @@ pub fn structure(folder: &Path, found: &mut Found<'_>) -> Result<(), Error> {
 
 /// An artifact against the checkpoint it was made from, on prompts and on masked blocks:
 ///
-/// 1. against the checkpoint with its weights rounded as they are in the artifact: equal but for the order of sums;
+/// 1. against the checkpoint with its weights rounded as they are in the artifact: equal but for the order of sums. An
+///    artifact that rounds every value is taken without these roundings for that;
 /// 2. against the checkpoint itself, where the artifact rounds: what the encoding costs;
 /// 3. with an outside engine, that engine against ours on the same artifact;
 /// 4. greedy replies, token by token, as in 1.
@@ -78,6 +79,7 @@ pub fn artifact(
     let session = |opened: &Opened, choice| Ok::<_, Error>(Session::new(opened.engine(choice)?, attention)?);
     let mut exact = session(&rounded, &EngineChoice::Tract)?;
     let mut other = session(artifact, engine)?;
+    let unrounded = artifact.unrounded()?;
     let prompts = prompts(artifact.text.as_deref().or(source.text.as_deref()), other.shape().vocab)?;
     let greedy = Algorithm::try_from(&Generation { temperature: 0.0, ..generation.clone() })?;
     let room = greedy.room(other.shape());
@@ -88,22 +90,30 @@ pub fn artifact(
     found(weights::compare((&rounded.module, rounded.source.as_ref()), theirs)?);
     let exactly = Limits::same_weights(&artifact.module);
     let rounds = artifact.module.rounds_any_tokens();
-    let mut compare = |source: &mut Session, purpose, what: &str, limits| {
+    let mut compare = |source: &mut Session, other: &mut Session, purpose, what: &str, limits| {
         for (name, tokens) in &cases {
             let name = format!("{name}{what}");
-            found(Check::Numbers(numbers::compare(source, &mut other, (&name, purpose), tokens, limits)?));
+            found(Check::Numbers(numbers::compare(source, other, (&name, purpose), tokens, limits)?));
         }
         Ok::<(), Error>(())
     };
-    compare(&mut exact, Purpose::Exactness, "", exactly)?;
+    match &unrounded {
+        None => compare(&mut exact, &mut other, Purpose::Exactness, "", exactly)?,
+        // Where every value is rounded nothing else is exact: the graph is judged without the roundings.
+        Some(plain) => {
+            let mut other = session(plain, &EngineChoice::Tract)?;
+            let limits = Limits::same_weights(&plain.module);
+            compare(&mut exact, &mut other, Purpose::Exactness, ", values not rounded", limits)?;
+        }
+    }
     let matrices = || artifact.module.weights.iter().filter(|w| w.ty.shape.len() > 1);
     if rounds || matrices().any(|w| w.ty.encoding != Encoding::F32) {
-        let mut unrounded = session(&source, &EngineChoice::Tract)?;
-        compare(&mut unrounded, Purpose::Cost, ", cost of the encoding", Limits::of(&artifact.module))?;
+        let mut source = session(&source, &EngineChoice::Tract)?;
+        compare(&mut source, &mut other, Purpose::Cost, ", cost of the encoding", Limits::of(&artifact.module))?;
     }
     if *engine != EngineChoice::Tract {
         let mut tract = session(artifact, &EngineChoice::Tract)?;
-        compare(&mut tract, Purpose::Engine, &format!(", {engine_name} against tract"), exactly)?;
+        compare(&mut tract, &mut other, Purpose::Engine, &format!(", {engine_name} against tract"), exactly)?;
     }
     for (name, tokens) in &prompts {
         // Half of the room is the answer's.

@@ -13,15 +13,16 @@ use crate::terminal::{note, say, steps_bar};
 
 /// Runs the command.
 pub(crate) fn run(args: &Bench) -> Result<bool, Error> {
-    let engine = engine(args.engine)?;
-    if let Some(threads) = args.threads {
-        set_threads(&engine, threads)?;
-    }
     let mut subjects = Vec::new();
     for path in &args.paths {
         let bar = steps_bar("loading");
-        let loaded =
-            subject::open(path, None).and_then(|opened| Loaded::new(path.display().to_string(), &opened, &engine));
+        let loaded = subject::open(path, None).and_then(|opened| {
+            let engine = engine(&args.engine, &opened)?;
+            if let (Some(threads), true) = (args.threads, subjects.is_empty()) {
+                set_threads(&engine, threads)?;
+            }
+            Loaded::new(path.display().to_string(), &opened, &engine)
+        });
         bar.finish_and_clear();
         subjects.push(loaded?);
     }
@@ -85,6 +86,7 @@ fn set_threads(engine: &EngineChoice, threads: u32) -> Result<(), Error> {
     match engine {
         EngineChoice::ExecuTorch(library) => Ok(ExecuTorch::set_threads(library, threads)?),
         EngineChoice::Tract => Ok(tract::set_threads(threads as usize)?),
+        EngineChoice::OnnxRuntime(_) => Err(Error::Usage("`--threads` is for tract and executorch".into())),
     }
 }
 

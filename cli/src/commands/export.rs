@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use diffulex_compiler::recipe::TargetName;
 use diffulex_edge::build::{self, Event};
 use diffulex_edge::export::{Request, printed};
 use diffulex_edge::{Error, report};
@@ -15,12 +16,21 @@ use crate::terminal::{bytes_bar, note, print, say};
 /// Runs the command.
 pub(crate) fn run(args: &Export) -> Result<bool, Error> {
     build::lints::known(&args.deny)?;
+    let usual = if args.backend == TargetName::Qnn { "w8a16" } else { "float16" };
+    let mut overrides = args.overrides.clone();
+    if !args.soc.is_empty() {
+        if args.backend != TargetName::Qnn {
+            return Err(Error::Usage("`--soc` names a chip for `--backend qnn`".into()));
+        }
+        // A list of texts in JSON is one in TOML.
+        overrides.push(format!("target.qnn.socs={}", serde_json::json!(args.soc)));
+    }
     let request = Request {
         checkpoint: &args.hf_model_path,
         output: &args.output_path,
         target: args.backend,
-        dtype: &args.dtype,
-        overrides: &args.overrides,
+        dtype: args.dtype.as_deref().unwrap_or(usual),
+        overrides: &overrides,
     };
     if args.print_recipe {
         print(&printed(&request.recipe()?))?;

@@ -13,13 +13,15 @@ pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 
-use diffulex_edge::subject::EngineChoice;
+use diffulex_edge::onnxruntime::OnnxRuntime;
+use diffulex_edge::subject::{EngineChoice, Opened};
 use diffulex_edge::{Error, build as builds, report};
 use diffulex_runtime::executorch;
-use diffulex_targets::artifact::{self, MANIFEST};
+use diffulex_targets::artifact::{self, MANIFEST, Manifest};
+use diffulex_targets::qnn::{Soc, socs};
 use indicatif::ProgressBar;
 
-use crate::args::{EngineName, Places};
+use crate::args::{Engine, EngineName, Places};
 use crate::terminal::{bytes_bar, note};
 
 /// Where recipes find checkpoints and builds go.
@@ -64,23 +66,53 @@ fn recipes_only(places: &Places) -> Result<(), Error> {
     }
 }
 
-/// The engine that was asked for.
-fn engine(name: EngineName) -> Result<EngineChoice, Error> {
-    match name {
+/// The engine that was asked for, for what was opened.
+fn engine(asked: &Engine, opened: &Opened) -> Result<EngineChoice, Error> {
+    if let (Some(_), false) = (&asked.soc, asked.name == EngineName::Qnn) {
+        return Err(Error::Usage("`--soc` chooses a chip for `--engine qnn`".into()));
+    }
+    match asked.name {
         EngineName::Tract => Ok(EngineChoice::Tract),
         EngineName::Executorch => {
             let folders = engine_folders();
             let found = folders.iter().map(|folder| executorch::library_path(folder)).find(|library| library.exists());
-            let looked: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
-            found.map(EngineChoice::ExecuTorch).ok_or_else(|| {
-                Error::Usage(format!(
-                    "ExecuTorch is not installed: run `tests/engines/setup.sh` of the source tree, or name the folder \
-                     it filled in DIFFULEX_ENGINES (looked in {})",
-                    looked.join(", ")
-                ))
-            })
+            found.map(EngineChoice::ExecuTorch).ok_or_else(|| not_installed("ExecuTorch", &folders))
+        }
+        EngineName::Onnxruntime => Ok(EngineChoice::OnnxRuntime(onnx_runtime(None)?)),
+        EngineName::Qnn => {
+            let chips = chips(opened);
+            let name = asked.soc.as_ref().or(chips.first()).map_or("SM8650", String::as_str);
+            let soc = socs::find(name).map_err(|error| Error::Usage(error.to_string()))?;
+            Ok(EngineChoice::OnnxRuntime(onnx_runtime(Some(soc))?))
         }
     }
+}
+
+/// The chips that the recipe of a bundle names.
+fn chips(opened: &Opened) -> Vec<String> {
+    let folder = opened.artifact.as_deref().and_then(Path::parent);
+    let manifest = folder.and_then(|folder| Manifest::read(folder).ok());
+    // A list of texts in TOML is one in JSON.
+    let listed = manifest.and_then(|manifest| serde_json::from_str(manifest.recipe.get("target.socs")?).ok());
+    listed.unwrap_or_default()
+}
+
+/// The installation of ONNX Runtime, for the HTP of a chip or for the CPU.
+fn onnx_runtime(soc: Option<&'static Soc>) -> Result<OnnxRuntime, Error> {
+    let folders: Vec<PathBuf> = engine_folders().iter().map(|folder| folder.join("qnn")).collect();
+    match folders.iter().find(|folder| folder.is_dir()) {
+        Some(folder) => OnnxRuntime::find(folder, soc),
+        None => Err(not_installed("ONNX Runtime", &folders)),
+    }
+}
+
+fn not_installed(what: &str, looked: &[PathBuf]) -> Error {
+    let looked: Vec<String> = looked.iter().map(|folder| folder.display().to_string()).collect();
+    Error::Usage(format!(
+        "{what} is not installed: run `tests/engines/setup.sh` of the source tree, or name the folder it filled in \
+         DIFFULEX_ENGINES (looked in {})",
+        looked.join(", ")
+    ))
 }
 
 /// Where outside engines may lie: where the environment says, else beside the program or one folder up, as in `target`.

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
     }
     let opened = match kind {
         Kind::Recipe => built(args)?,
-        _ if args.verify && !verify::quietly(&args.path, args.against.as_deref(), &args.places, args.engine)? => None,
+        _ if args.verify && !verify::quietly(&args.path, args.against.as_deref(), &args.places, &args.engine)? => None,
         _ => Some(subject::open(&args.path, None)?),
     };
     let Some(opened) = opened else { return Ok(false) };
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
     })?;
     // An original asked for by name makes the passes of the original; else only those that matter are made.
     let behaviour = if args.sampling.algorithm.is_some() { Behaviour::Original } else { Behaviour::Answer };
-    let mut model = Model::new(opened.engine(&engine(args.engine)?)?, &generation, behaviour, &text)?;
+    let mut model = Model::new(opened.engine(&engine(&args.engine, &opened)?)?, &generation, behaviour, &text)?;
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => one(&mut model, args, prompt)?,
         (None, Some(file)) => many(&mut model, args, file)?,
@@ -61,7 +61,7 @@ fn built(args: &Run) -> Result<Option<Opened>, Error> {
     planned.truncate(1);
     build::ensure(&planned)?;
     let Some(plan) = planned.first() else { return Ok(None) };
-    if args.verify && !verify::plan(plan, args.engine)? {
+    if args.verify && !verify::plan(plan, &args.engine)? {
         return Ok(None);
     }
     subject::bundle(&plan.folder).map(Some)

@@ -11,7 +11,7 @@ use diffulex_targets::artifact::Manifest;
 
 use super::checks::describe;
 use super::{build, engine, plans, recipes_only, write_report};
-use crate::args::{EngineName, MessageFormat, Places, Verify};
+use crate::args::{Engine, MessageFormat, Places, Verify};
 use crate::terminal::{note, say, steps_bar};
 
 /// Runs the command.
@@ -32,16 +32,16 @@ pub(crate) fn run(args: &Verify) -> Result<bool, Error> {
 }
 
 /// Verifies one build of a recipe, for `run --verify`: only failures and the verdict are told.
-pub(crate) fn plan(plan: &Plan, engine_name: EngineName) -> Result<bool, Error> {
+pub(crate) fn plan(plan: &Plan, asked: &Engine) -> Result<bool, Error> {
     let mut verdict = Verdict::quiet();
-    let done = planned(plan, engine_name, false, &mut verdict);
+    let done = planned(plan, asked, false, &mut verdict);
     verdict.finish(done)
 }
 
 /// Verifies an artifact against its checkpoint, for `run --verify`.
-pub(crate) fn quietly(path: &Path, against: Option<&Path>, places: &Places, name: EngineName) -> Result<bool, Error> {
+pub(crate) fn quietly(path: &Path, against: Option<&Path>, places: &Places, asked: &Engine) -> Result<bool, Error> {
     let mut verdict = Verdict::quiet();
-    let done = compared(path, against, places, name, false, &mut verdict);
+    let done = compared(path, against, places, asked, false, &mut verdict);
     verdict.finish(done)
 }
 
@@ -57,7 +57,7 @@ fn checks(args: &Verify, verdict: &mut Verdict, folders: &mut Vec<PathBuf>) -> R
         for plan in &all {
             match recorded {
                 true => recordings(args, &plan.folder, verdict)?,
-                false => planned(plan, args.engine, args.explain, verdict)?,
+                false => planned(plan, &args.engine, args.explain, verdict)?,
             }
         }
         return Ok(());
@@ -65,39 +65,41 @@ fn checks(args: &Verify, verdict: &mut Verdict, folders: &mut Vec<PathBuf>) -> R
     folders.push(args.path.clone());
     match recorded {
         true => recordings(args, &args.path, verdict),
-        false => compared(&args.path, args.against.as_deref(), &args.places, args.engine, args.explain, verdict),
+        false => compared(&args.path, args.against.as_deref(), &args.places, &args.engine, args.explain, verdict),
     }
 }
 
 /// A build that is known with its checkpoint.
-fn planned(plan: &Plan, name: EngineName, explain: bool, verdict: &mut Verdict) -> Result<(), Error> {
+fn planned(plan: &Plan, asked: &Engine, explain: bool, verdict: &mut Verdict) -> Result<(), Error> {
     verdict.heading(&plan.job.build.name);
-    held_against(&plan.folder, plan.job.checkpoint.folder(), name, explain, verdict)
+    held_against(&plan.folder, plan.job.checkpoint.folder(), asked, explain, verdict)
 }
 
 /// An artifact against a checkpoint. What was found is left in the artifact's folder, if it has one.
 fn held_against(
     path: &Path,
     checkpoint: &Path,
-    name: EngineName,
+    asked: &Engine,
     explain: bool,
     verdict: &mut Verdict,
 ) -> Result<(), Error> {
     verdict.begin();
     let manifest = if subject::kind(path)? == Kind::Bundle { Some(Manifest::read(path)?) } else { None };
     if let Some(artifact) = opened(path, None, verdict)? {
-        let done = verify::artifact(&artifact, checkpoint, &engine(name)?, explain, &mut |check| verdict.add(&check));
+        let done = verify::artifact(&artifact, checkpoint, &engine(asked, &artifact)?, explain, &mut |check| {
+            verdict.add(&check)
+        });
         damaged(&artifact, done, verdict)?;
     }
     if let Some(manifest) = manifest {
-        keep(path, &manifest, name, verdict);
+        keep(path, &manifest, asked, verdict);
     }
     Ok(())
 }
 
 /// Leaves in an artifact's folder what was found, for `show`. A folder that cannot be written stays as it is.
-fn keep(folder: &Path, manifest: &Manifest, name: EngineName, verdict: &Verdict) {
-    let verification = report::Verification::new(manifest, name.word(), verdict.since(), &verdict.numbers);
+fn keep(folder: &Path, manifest: &Manifest, asked: &Engine, verdict: &Verdict) {
+    let verification = report::Verification::new(manifest, asked.name.word(), verdict.since(), &verdict.numbers);
     if let Err(error) = report::keep(folder, &verification) {
         note(&format!("the verdict is not kept: {error}"));
     }
@@ -120,7 +122,7 @@ fn compared(
     path: &Path,
     against: Option<&Path>,
     places: &Places,
-    name: EngineName,
+    asked: &Engine,
     explain: bool,
     verdict: &mut Verdict,
 ) -> Result<(), Error> {
@@ -138,7 +140,7 @@ fn compared(
         (None, _) => None,
     };
     match known {
-        Some(checkpoint) => held_against(path, &checkpoint, name, explain, verdict),
+        Some(checkpoint) => held_against(path, &checkpoint, asked, explain, verdict),
         // Damage is told where there is nothing to compare with.
         None if opened(path, None, verdict)?.is_none() => Ok(()),
         None => {
@@ -151,7 +153,7 @@ fn compared(
 
 fn recordings(args: &Verify, path: &Path, verdict: &mut Verdict) -> Result<(), Error> {
     let Some(opened) = opened(path, args.block, verdict)? else { return Ok(()) };
-    let engine = engine(args.engine)?;
+    let engine = engine(&args.engine, &opened)?;
     let recordings = verify::Recordings {
         references: &args.reference,
         trajectories: &args.trajectories,

@@ -3,7 +3,7 @@
 use super::op::Op;
 use super::types::{DType, Dim, Sizes, ValueType, WeightType};
 use super::weights::WeightExpr;
-use crate::quant::{Grid, Search};
+use crate::quant::{Grid, GridType, Search};
 
 /// Most layers of a module.
 pub(crate) const MAX_LAYERS: u32 = 1024;
@@ -198,12 +198,24 @@ impl Module {
 
     /// Whether some filters are given tokens with fewer bits than they were computed in.
     pub fn rounds_any_tokens(&self) -> bool {
-        self.rounds_tokens() || self.has_values(DType::F16) || self.has_values(DType::BF16)
+        self.rounds_tokens()
+            || self.rounds_values().is_some()
+            || self.has_values(DType::F16)
+            || self.has_values(DType::BF16)
     }
 
     /// Whether some filters are given tokens that are rounded to int8.
     pub fn rounds_tokens(&self) -> bool {
         self.nodes.iter().any(|node| node.op == Op::Int8Token)
+    }
+
+    /// The coarsest whole numbers that values are rounded to, where they are.
+    pub fn rounds_values(&self) -> Option<GridType> {
+        let grids = self
+            .nodes
+            .iter()
+            .filter_map(|node| if let Op::FakeQuantize(grid) = node.op { Some(grid.ty) } else { None });
+        grids.min_by_key(|ty| ty.levels())
     }
 
     /// Whether some values are of this type.

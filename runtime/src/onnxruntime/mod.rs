@@ -15,7 +15,7 @@ mod tensor;
 use std::path::PathBuf;
 
 pub use self::libraries::Libraries;
-pub use self::session::compile;
+pub use self::session::{compile, context_of};
 use self::step::Step;
 pub use self::tensor::CacheGrid;
 use crate::engine::{Engine, EngineError, EngineShape, StepInput, StepOutput};

@@ -1,7 +1,7 @@
 //! Sessions: a file opened by ONNX Runtime on one provider, or compiled by it for a device.
 
 use std::ffi::{CStr, c_char};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use ort::AsPointer;
@@ -24,7 +24,7 @@ pub(super) fn open(libraries: &Libraries, model: &Path, provider: Provider) -> R
     })
 }
 
-/// Compiles `model` for a SoC into `<out>/model_ctx.onnx` and `<out>/model_ctx_qnn.bin` beside it, which the first
+/// Compiles `model` for a SoC into `<out>/<model>_ctx.onnx` and `<out>/<model>_ctx_qnn.bin` beside it, which the first
 /// names. What was there is replaced, the `.onnx` last: where it lies, it is whole.
 ///
 /// # Errors
@@ -40,30 +40,34 @@ pub fn compile(libraries: &Libraries, model: &Path, provider: Provider, out: &Pa
     };
     std::fs::create_dir_all(out).map_err(|e| failed(out, e))?;
     let scratch = tempfile::Builder::new().prefix(".model_ctx-").tempdir_in(out).map_err(|e| failed(out, e))?;
-    let made = scratch.path().join(CONTEXT);
+    let context = context_of(model.file_name().map_or(model, Path::new));
+    // ONNX Runtime derives this name from the other.
+    let binary = context.with_file_name(format!("{}_qnn.bin", context.file_stem().unwrap_or_default().display()));
+    let made = scratch.path().join(&context);
     environment::with(libraries, true, |environment| {
         // Only the folder of the result matters to its contents, so a scratch folder may stand in for it.
         let path = made.to_str().ok_or_else(|| format!("{}: not a text", made.display()))?;
         let entries = [("ep.context_enable", "1"), ("ep.context_embed_mode", "0"), ("ep.context_file_path", path)];
         create(environment, libraries, model, provider, &entries).map_err(|e| format!("{}: {e}", model.display()))
     })?;
-    let final_onnx = out.join(CONTEXT);
+    let final_onnx = out.join(&context);
     match std::fs::remove_file(&final_onnx) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&final_onnx, e)),
         _ => {}
     }
-    for name in [CONTEXT_BINARY, CONTEXT] {
-        let made = scratch.path().join(name);
+    for name in [binary, context] {
+        let made = scratch.path().join(&name);
         let synced = std::fs::File::open(&made).and_then(|file| file.sync_all());
         synced.and_then(|()| std::fs::rename(&made, out.join(name))).map_err(|e| failed(&made, e))?;
     }
     Ok(())
 }
 
-/// The file that [`compile`] makes.
-const CONTEXT: &str = "model_ctx.onnx";
-/// The binary it names; ONNX Runtime derives this name from the other.
-const CONTEXT_BINARY: &str = "model_ctx_qnn.bin";
+/// The name of the file that [`compile`] makes of another: `model_ctx.onnx` of `model.onnx`.
+#[must_use]
+pub fn context_of(model: &Path) -> PathBuf {
+    model.with_file_name(format!("{}_ctx.onnx", model.file_stem().unwrap_or_default().display()))
+}
 
 fn create(
     environment: &Environment,

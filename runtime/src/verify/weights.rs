@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use diffulex_compiler::ir::{Module, Node, Op, Operand, Weight, WeightError, WeightExpr, WeightSource};
+use diffulex_compiler::ir::{Module, Node, Op, Operand, Weight, WeightError, WeightExpr, WeightSource, WeightType};
 use diffulex_compiler::quant::{self, Encoded};
 
 use super::Check;
@@ -21,13 +21,25 @@ pub fn compare(
     (source, numbers): (&Module, &dyn WeightSource),
     (other, others): (&Module, &dyn WeightSource),
 ) -> Result<Check, WeightError> {
-    let found: Vec<(Weight, &Weight)> = other.weights.iter().filter_map(|w| Some((origin(source, w)?, w))).collect();
+    let found: Vec<(Weight, &Weight)> =
+        other.weights.iter().filter_map(|w| Some((on_grid_of(w, origin(source, w)?), w))).collect();
     let differences: Vec<Option<String>> =
         found.par_iter().map(|(a, b)| difference(a, numbers, b, others)).collect::<Result<_, _>>()?;
     let first =
         differences.into_iter().flatten().next().or_else(|| added(source, other)).or_else(|| eps(source, other));
     let compared = found.len();
     Ok(Check::Weights { compared, of: other.weights.len(), passed: first.is_none() && compared > 0, difference: first })
+}
+
+/// A weight of the source as it is stored where `stored` is, if that is on a grid.
+fn on_grid_of(stored: &Weight, weight: Weight) -> Weight {
+    match stored.grid {
+        None => weight,
+        grid => {
+            let ty = WeightType::new(stored.ty.encoding, weight.ty.shape);
+            Weight { ty, grid, ..weight }
+        }
+    }
 }
 
 /// A bias that the source has not.

@@ -10,12 +10,14 @@ mod legal;
 mod options;
 mod read;
 mod schema;
+mod steps;
 
 pub use emit::{Files, data_file};
 pub use legal::legalize;
 pub use options::{Form, Options, Shapes};
 pub(crate) use read::Whole;
 pub use read::{Artifact, Fault, Place, ReadError, read};
+pub use steps::steps;
 
 /// Name of the target in recipes and stages.
 pub const NAME: &str = "onnx";

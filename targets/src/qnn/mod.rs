@@ -12,7 +12,7 @@ pub mod socs;
 
 pub(crate) use plan::check_file;
 pub use plan::{Broken, check_chips, plan};
-pub use round::{RangeOf, Rounding, round, wanted};
+pub use round::{RangeOf, Rounding, round, unrounded, wanted};
 pub use rules::{Effect, External, RULES, Rule, Violation, check};
 pub use socs::Soc;
 

@@ -12,6 +12,7 @@
 
 use diffulex_compiler::ir::build::BuildError;
 use diffulex_compiler::ir::{Builder, Encoding, Module, Node, NodeId, Op, Operand, Stage, Weight, WeightId, verify};
+use diffulex_compiler::passes::Rewriter;
 use diffulex_compiler::quant::{Grid, GridType};
 
 use super::groups::Groups;
@@ -91,6 +92,20 @@ pub fn round(module: &Module, rounding: Rounding, range: RangeOf<'_>) -> Result<
     let rounded = walk.run().map_err(|e| Refusal::Step { place: e.place, what: e.what })?;
     verify(&rounded).map_err(|e| Refusal::Step { place: e.place, what: e.what })?;
     Ok(rounded)
+}
+
+/// The module without any rounding of values.
+///
+/// # Errors
+/// When it breaks a rule without them.
+pub fn unrounded(module: &Module) -> Result<Module, BuildError> {
+    Rewriter::new(module).run(|rewriter, _, node| match (&node.op, node.args.first()) {
+        (Op::FakeQuantize(_), Some(rounded)) => match rewriter.operand(*rounded)? {
+            Operand::Node(id) => Ok(Some(id)),
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    })
 }
 
 /// Ranges of mask and masked scores.

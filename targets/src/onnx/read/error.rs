@@ -77,7 +77,7 @@ impl Place {
         self.fault(Fault::Damaged(what.into()))
     }
 
-    pub(super) fn missing(&self, what: impl Into<String>) -> ReadError {
+    pub(in crate::onnx) fn missing(&self, what: impl Into<String>) -> ReadError {
         self.fault(Fault::Missing(what.into()))
     }
 
