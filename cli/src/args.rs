@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Show(Show),
     /// Prove an artifact equal to its source, or a checkpoint equal to recorded runs
     Verify(Verify),
+    /// Compile a graph of a bundle for a chip, as builds do
+    Context(Context),
     /// Time the steps of an artifact, or of several side by side
     Bench(Bench),
     /// Answer a prompt with a recipe, an artifact or a checkpoint
@@ -172,6 +174,24 @@ pub(crate) struct Export {
     /// Print the recipe and write no artifact
     #[arg(long)]
     pub(crate) print_recipe: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Needs the libraries of ONNX Runtime and of Qualcomm; tests/engines/setup.sh qnn installs them.
+
+Examples:
+  diffulex-edge context artifacts/demo-qnn-w8a16.qnn/model.onnx --soc sm8750 --out SM8750
+  diffulex-edge context model.qnn/model.onnx --soc \"8 Gen 3\" --out SM8650")]
+pub(crate) struct Context {
+    /// The graph: an ONNX file
+    pub(crate) graph: PathBuf,
+    /// The chip, by its number or as it is sold
+    #[arg(long, value_name = "NAME")]
+    pub(crate) soc: String,
+    /// Folder that the context and its binary are written to
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod build;
 mod checks;
+pub(crate) mod context;
 pub(crate) mod export;
 mod flags;
 mod lints;
