@@ -57,7 +57,8 @@ pub fn run(
         }
     }
     bundle.write("generation.json", |out| out.write_all(generation_json(&job.generation).as_bytes()))?;
-    bundle.finish(manifest(plan))?;
+    let step = if let Planned::Onnx(files) = &planned { Some(files.step()) } else { None };
+    bundle.finish(Manifest { step, ..manifest(plan) })?;
     Ok(report)
 }
 
@@ -204,6 +205,7 @@ pub(super) fn manifest(plan: &Plan) -> Manifest {
         recipe: job.build.effective_values().iter().cloned().collect(),
         checkpoint: job.inputs.clone(),
         files: Default::default(),
+        step: None,
     }
 }
 
