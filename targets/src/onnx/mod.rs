@@ -10,6 +10,8 @@ mod legal;
 mod options;
 mod read;
 mod schema;
+#[cfg(test)]
+pub(crate) mod small;
 mod steps;
 
 pub use emit::{Files, data_file};
