@@ -114,13 +114,22 @@ impl Recipe {
         }
     }
 
+    /// Writes the step with its first layer only.
+    pub(crate) fn files_of_a_layer(self) -> Vec<(String, Vec<u8>)> {
+        self.written(&self.legal(&STEP.replace("0..2", "0..1")))
+    }
+
     /// The step, legal and rounded.
     pub(crate) fn module(self) -> Module {
+        self.legal(STEP)
+    }
+
+    fn legal(self, step: &str) -> Module {
         let (table, matrix) = match self {
             Recipe::Float(Encoding::F16) | Recipe::Half => ("f16", "f16"),
             Recipe::Float(encoding) | Recipe::Rounded(encoding, ..) => ("f32", encoding.name()),
         };
-        let step = parse(&STEP.replace("TABLE", table).replace("MATRIX", matrix)).unwrap();
+        let step = parse(&step.replace("TABLE", table).replace("MATRIX", matrix)).unwrap();
         let legal = legalize(&step, &self.onnx()).unwrap();
         // Ranges that differ from place to place.
         let range = |place: &str, ty: GridType| {
@@ -136,8 +145,13 @@ impl Recipe {
 
     /// Writes the step; gives name and bytes of each file.
     pub(crate) fn files(self) -> Vec<(String, Vec<u8>)> {
-        let (module, mut written) = (self.module(), Vec::new());
-        let files = Files::new(&module, "model", &Metadata::default(), &self.onnx()).unwrap();
+        self.written(&self.module())
+    }
+
+    /// The same of a module.
+    fn written(self, module: &Module) -> Vec<(String, Vec<u8>)> {
+        let mut written = Vec::new();
+        let files = Files::new(module, "model", &Metadata::default(), &self.onnx()).unwrap();
         let mut make = |name: &str, content: crate::Content<'_>| {
             let mut bytes = Vec::new();
             content(&mut bytes)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use diffulex_compiler::ir::Module;
 use diffulex_compiler::quant::GridType;
 
-use super::rules::{Violation, check};
+use super::rules::{Effect, Violation, check};
 use super::{GRAPH, Options, Soc};
 use crate::emit::{EmitError, Metadata};
 use crate::onnx::{self, Files, ReadError};
@@ -23,7 +23,9 @@ pub fn plan<'a>(module: &'a Module, metadata: &Metadata, options: &Options) -> R
     };
     for (model, soc) in files.models().flat_map(|model| chips.iter().map(move |soc| (model.clone(), *soc))) {
         // Numbers of filters, which lie outside, break no rule here: scales have no blocks of their own, zeros are known.
-        if let Some(violation) = check(&model, &|_| None, soc).into_iter().find(|found| found.rule != UNREADABLE) {
+        let mut found = check(&model, &|_| None, soc);
+        found.retain(|violation| violation.rule != UNREADABLE);
+        if let Some(violation) = worst(found) {
             let Violation { rule, place, what, advice, .. } = violation;
             return Err(EmitError::Illegal { place, what: format!("{what}; {advice} (rule {rule})") });
         }
@@ -54,6 +56,17 @@ pub fn check_chips(options: &Options) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// The first of those that nobody would notice, if there is one.
+fn worst(found: Vec<Violation>) -> Option<Violation> {
+    found.into_iter().min_by_key(|violation| match violation.effect {
+        Effect::Wrong => 0,
+        Effect::Refused => 1,
+        Effect::Cpu => 2,
+        Effect::Imprecise => 3,
+        Effect::Untried => 4,
+    })
+}
+
 /// A file that the HTP would refuse, leave to the CPU or compute wrongly, or that nobody has seen it take.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {}; {} (rule {})", .0.place, .0.what, .0.advice, .0.rule)]
@@ -71,7 +84,7 @@ pub(crate) fn check_file(path: &Path) -> Result<Result<(), Broken>, ReadError> {
     }
     for (other, _) in onnx::steps(path)? {
         let stored = onnx::Whole::open(&other)?;
-        if let Some(violation) = check(&stored.model, &|tensor| stored.external(tensor), None).into_iter().next() {
+        if let Some(violation) = worst(check(&stored.model, &|tensor| stored.external(tensor), None)) {
             return Ok(Err(Broken(violation)));
         }
     }
