@@ -212,6 +212,9 @@ pub(crate) struct Show {
     /// Print the program of a Core ML package, one operation a line
     #[arg(long, conflicts_with = "ir")]
     pub(crate) mil: bool,
+    /// Print the graph of an ONNX file or of a bundle for Qualcomm's HTP, one operator a line
+    #[arg(long, conflicts_with_all = ["ir", "mil"])]
+    pub(crate) onnx: bool,
     /// Fail where devices are known to do this badly: the name of a lint, or `warnings`
     #[arg(long, value_name = "LINT")]
     pub(crate) deny: Vec<String>,

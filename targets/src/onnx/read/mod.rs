@@ -20,6 +20,7 @@ mod node;
 mod ops;
 mod outside;
 mod tensor;
+mod text;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -38,6 +39,7 @@ use error::Result;
 pub use error::{Fault, Place, ReadError};
 use file::{Bytes, Files};
 pub(crate) use outside::Whole;
+pub use text::text;
 
 /// Opsets whose operators are those that are known here.
 const OPSETS: std::ops::RangeInclusive<i64> = 21..=26;

@@ -82,6 +82,8 @@ rules! {
         "use the same constants for both";
     MOVEMENT_PARAMETERS "movement-parameters" Untried "an op that only moves numbers changes their scale or zero point",
         "use the same ones for all its inputs and results";
+    MOVEMENT_ZERO_POINT "movement-zero-point" Wrong "a Transpose or Concat changes the zero point",
+        "use the same scale and zero point for all its inputs and results";
     ACTIVATION_SCALE "activation-scale" Untried "something else than a weight has several scales, or one that is computed",
         "use one stored scale and zero point";
     ACTIVATION_TYPE "activation-type" Untried "something else than a weight is rounded to other than 8 or 16 bits",
@@ -128,6 +130,8 @@ rules! {
     DECOMPOSED_NORM "decomposed-norm" Imprecise "a mean of rounded numbers: their squares need too wide a range",
         "use SimplifiedLayerNormalization";
     SIGMOID_GRID "sigmoid-grid" Wrong "the result of a Sigmoid is rounded to another grid than the HTP's own",
+        "use scale 1/65536 for uint16, 1/256 for uint8, zero point 0";
+    SOFTMAX_GRID "softmax-grid" Wrong "the result of a Softmax is rounded to a grid that ends below 1 or, with 8 bits, starts elsewhere than at 0",
         "use scale 1/65536 for uint16, 1/256 for uint8, zero point 0";
     SOFTMAX_AXIS "softmax-axis" Untried "a Softmax is not over the last axis", "transpose around it";
     FLOAT_ONLY "float-only" Untried "an op that was tried with floats only works on rounded numbers",

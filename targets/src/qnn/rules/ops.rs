@@ -173,11 +173,22 @@ fn check_sigmoid<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found) 
     }
 }
 
-/// Its axis, and the mask that was added right before.
+/// Its axis, the grid of its result, and the mask that was added right before.
 fn check_softmax<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found) {
     let (axis, is_last) = along_last(graph, node);
     if !is_last {
         found.add(&list::SOFTMAX_AXIS, place(node), format!("axis {axis}"));
+    }
+    for grid in graph.written_grids(node) {
+        let step = match grid.element {
+            U16 => 1.0 / 65536.0,
+            U8 => 1.0 / 256.0,
+            _ => continue,
+        };
+        let reaches = graph.range(grid.scale).is_some_and(|scale| scale.min >= step);
+        if !reaches || grid.element == U8 && !graph.zeros(grid).is_some_and(|zeros| zeros.is_all(0.0)) {
+            found.add(&list::SOFTMAX_GRID, place(node), format!("{} by \"{}\"", grid.element.name(), grid.scale));
+        }
     }
     // The op behind the pair that rounds its result.
     let dequantize = graph.operand(node, 0).and_then(|x| x.producer);

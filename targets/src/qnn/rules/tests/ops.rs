@@ -85,6 +85,23 @@ fn sigmoid() {
     }
 }
 
+#[test]
+fn softmax() {
+    for (element, scale, zero, legal) in [
+        (U16, 1.0 / 65536.0, 0, true),
+        (U16, 1.0 / 65536.0, 1, true),
+        (U16, 0.5 / 65536.0, 0, false),
+        (U8, 1.0 / 255.0, 0, true),
+        (U8, 1.0 / 128.0, 127, false),
+        (U8, 1.0 / 512.0, 0, false),
+    ] {
+        let mut net = op("Softmax", &[element], element);
+        net.initializer("out.scale").raw_data = f32::to_le_bytes(scale).to_vec();
+        net.initializer("out.zero").raw_data[0] = zero;
+        assert_eq!(net.broken(), if legal { &[][..] } else { &["softmax-grid"] }, "{element} {scale} {zero}");
+    }
+}
+
 /// `Softmax(scores + mask)`.
 #[test]
 fn masks() {
