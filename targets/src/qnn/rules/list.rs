@@ -125,6 +125,8 @@ rules! {
         "use uint16 or uint8 for uint16, uint8 for uint8, int16 or uint8 for int16";
     NORM_AXIS "norm-axis" Cpu "an RMS norm is not over the last axis, or has more than four axes",
         "transpose or reshape around it";
+    NORM_ROWS "norm-rows" Wrong "an RMS norm of floats or 8 bits has four axes, of which the first two are not known to be 1",
+        "reshape around it: [1, H, T, D] to [1, 1, H·T, D]";
     LAYER_NORM_GAMMA "layer-norm-gamma" Cpu "the gain of a LayerNormalization is neither uint8 nor int16",
         "use uint8 or int16";
     DECOMPOSED_NORM "decomposed-norm" Imprecise "a mean of rounded numbers: their squares need too wide a range",

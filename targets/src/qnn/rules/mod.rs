@@ -48,6 +48,7 @@
 //! | `op-version` | refused | an op is younger than the opset |
 //! | `norm-gamma` | cpu | the gain of an RMS norm has a type that does not go with the activation |
 //! | `norm-axis` | cpu | an RMS norm is not over the last axis, or has more than four axes |
+//! | `norm-rows` | wrong | an RMS norm of floats or 8 bits has four axes, of which the first two are not known to be 1 |
 //! | `layer-norm-gamma` | cpu | the gain of a LayerNormalization is neither uint8 nor int16 |
 //! | `decomposed-norm` | imprecise | a mean of rounded numbers: their squares need too wide a range |
 //! | `sigmoid-grid` | wrong | the result of a Sigmoid is rounded to another grid than the HTP's own |
