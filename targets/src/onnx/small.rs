@@ -230,8 +230,7 @@ impl Parts {
     /// Adds a stored tensor.
     pub(crate) fn store(&mut self, name: &str, dtype: i32, dims: &[i64], bytes: &[u8]) {
         let (dims, raw_data) = (dims.to_vec(), bytes.to_vec());
-        let tensor =
-            TensorProto { name: name.into(), data_type: dtype, dims, raw_data, ..TensorProto::default() };
+        let tensor = TensorProto { name: name.into(), data_type: dtype, dims, raw_data, ..TensorProto::default() };
         self.graph().initializer.push(tensor);
     }
 

@@ -66,7 +66,7 @@ fn inputs_and_outputs() {
         (W8A16, "no size", |p| input(p, 0).shape.as_mut().unwrap().dim[1].set_dim_value(-1)),
         (W8A16, "no size", |p| input(p, 0).shape.as_mut().unwrap().dim[1].set_dim_value(1 << 40)),
         (W8A16, "name, type and shape", |p| input(p, 4).shape.as_mut().unwrap().dim[3].set_dim_value(4)),
-        (W8A16, "element type", |p| input(p, 4).elem_type = 3),
+        (W8A16, "INT8", |p| input(p, 4).elem_type = 3),
         (W8A16, "caches in", |p| input(p, 4).elem_type = 7),
     ]);
 }

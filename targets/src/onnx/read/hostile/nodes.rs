@@ -23,7 +23,7 @@ fn nodes() {
         }),
         (FLOAT, "has no operand", |p| p.graph().node.reverse()),
         (FLOAT, "node", |p| p.graph().node.clear()),
-        (FLOAT, "arguments", |p| _ = p.node("Add", 0).input.pop()),
+        (FLOAT, "takes 2 operands, not 1", |p| _ = p.node("Add", 0).input.pop()),
         (FLOAT, "field 99", |p| p.node("Add", 0).special_fields.mut_unknown_fields().add_varint(99, 1)),
         (FLOAT, "new_k_0", |p| p.maker("new_k_0").output[0] = "hidden".into()),
         (W8A16, "", |p| _ = p.graph().node.pop()),
@@ -75,7 +75,7 @@ fn grids() {
         // A cache is on one grid: committed rows, new ones, both joined.
         (W8A16, "grid of the cache", |p| p.regrid("layers.0.v.all.rows", 2, 0.5, 3)),
         (W8A16, "grid of the keys", |p| p.regrid("new_k_0.float", 2, 0.5, 3)),
-        (W8A16, "element type", |p| p.regrid("layers.0.v.all.rows", 3, 0.5, 3)),
+        (W8A16, "grid of the cache", |p| p.regrid("layers.0.v.all.rows", 3, 0.5, 3)),
         (W8A16, "grid", |p| {
             p.store("other", 1, &[], &0.5f32.to_le_bytes());
             p.maker("past_v_0.float").input[1] = "other".into();

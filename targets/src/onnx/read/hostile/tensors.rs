@@ -79,7 +79,7 @@ fn tensors() {
         (FLOAT, "of shape", |p| p.outside().data_type = 0),
         (FLOAT, "of shape", |p| p.outside().data_type = 8),
         (FLOAT, "number of bytes", |p| p.outside().data_type = 10),
-        (FLOAT, "no raw", |p| p.outside().float_data.push(1.0)),
+        (FLOAT, "not raw bytes", |p| p.outside().float_data.push(1.0)),
         (FLOAT, "field 99", |p| p.outside().special_fields.mut_unknown_fields().add_varint(99, 1)),
         (FLOAT, "parts of tensors", |p| p.outside().segment = Some(Default::default()).into()),
         (W8A16, "", |p| p.tensor("layers.0.q_proj.scale").data_type = 6),
