@@ -3,7 +3,9 @@
 
 mod traps;
 
-use diffulex_compiler::ir::Encoding;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use diffulex_compiler::ir::{Encoding, Module, Operand};
 use diffulex_compiler::quant::GridType;
 
 use super::socs::SOCS;
@@ -65,4 +67,46 @@ fn what_is_written_is_opened() {
             assert!(matches!(open(&folder.path().join("model.onnx")), Err(OpenError::Qnn(_))));
         }
     }
+}
+
+#[test]
+fn the_same_step_gives_the_same_bytes() {
+    for (name, recipe) in RECIPES {
+        assert!(recipe.files() == recipe.files(), "{name}");
+    }
+}
+
+/// What is read back is what was written, but for names: op by op, with all grids, types and encodings.
+#[test]
+fn what_is_read_is_what_was_written() {
+    for (name, recipe) in RECIPES {
+        let folder = tempfile::tempdir().unwrap();
+        let back = open(&Parts::new(recipe).write(folder.path())).unwrap();
+        assert_eq!(results(&back.module), results(&recipe.module()), "{name}");
+        assert_eq!(back.module.nodes.len(), recipe.module().nodes.len(), "{name}");
+    }
+}
+
+/// A number for the logits and for the new rows of each cache, which tells how they are computed.
+fn results(module: &Module) -> Vec<u64> {
+    let mut known: Vec<u64> = Vec::new();
+    for node in &module.nodes {
+        let mut all = DefaultHasher::new();
+        format!("{:?} {:?}", node.op, node.ty).hash(&mut all);
+        for arg in &node.args {
+            match arg {
+                Operand::Node(id) => known[id.0 as usize].hash(&mut all),
+                Operand::Weight(id) => {
+                    let weight = module.weight(*id);
+                    format!("{:?} {:?}", weight.ty, weight.grid).hash(&mut all);
+                }
+                Operand::Cache(cache) => format!("{cache:?}").hash(&mut all),
+            }
+        }
+        known.push(all.finish());
+    }
+    let mut rows: Vec<_> = module.new_rows().map(|(cache, id)| (cache.to_string(), known[id.0 as usize])).collect();
+    rows.sort();
+    let logits = module.outputs.iter().map(|id| known[id.0 as usize]);
+    logits.chain(rows.into_iter().map(|(_, known)| known)).collect()
 }
