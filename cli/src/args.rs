@@ -70,6 +70,8 @@ pub(crate) enum EngineName {
     /// The engine inside this program
     #[default]
     Tract,
+    /// The engine inside this program, which reads an ONNX file in f32 by itself
+    TractOnnx,
     /// The ExecuTorch runtime, where tests/engines/setup.sh installed it
     Executorch,
     /// ONNX Runtime on its CPU, for ONNX files, where tests/engines/setup.sh installed it
@@ -83,6 +85,7 @@ impl EngineName {
     pub(crate) fn word(self) -> &'static str {
         match self {
             EngineName::Tract => "tract",
+            EngineName::TractOnnx => "tract-onnx",
             EngineName::Executorch => "executorch",
             EngineName::Onnxruntime => "onnxruntime",
             EngineName::Qnn => "qnn",

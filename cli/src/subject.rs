@@ -9,10 +9,11 @@ use diffulex_compiler::generation::{self, Family, Generation};
 use diffulex_compiler::ir::{DType, Encoding, Module, Op, Sizes, WeightSource};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::{self, Activations, Scheme};
-use diffulex_runtime::engine::Engine;
+use diffulex_runtime::engine::{Engine, EngineShape};
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_runtime::session::Attention;
 use diffulex_runtime::tract::TractEngine;
+use diffulex_runtime::tract_onnx::TractOnnx;
 use diffulex_targets::artifact::{MANIFEST, Manifest};
 use diffulex_targets::{EXTENSIONS, OpenError, coreml, onnx, qnn, raise};
 
@@ -58,6 +59,8 @@ pub struct Opened {
 pub enum EngineChoice {
     /// The engine inside this program.
     Tract,
+    /// The engine inside this program, with the reader of ONNX files that comes with it.
+    TractOnnx,
     /// ExecuTorch behind this library.
     ExecuTorch(PathBuf),
     /// ONNX Runtime, on its CPU or on Qualcomm's HTP.
@@ -286,6 +289,24 @@ impl Opened {
         }))
     }
 
+    /// The sizes of a step.
+    ///
+    /// # Errors
+    /// When the module does not give logits of a known width.
+    pub fn shape(&self) -> Result<EngineShape, Error> {
+        let Module { bounds, cache, outputs, .. } = &self.module;
+        let vocab = outputs.first().and_then(|id| self.module.node(*id).ty.width());
+        let vocab = vocab.ok_or_else(|| Error::Usage(format!("{} does not give logits", self.name)))?;
+        Ok(EngineShape {
+            max_tokens: bounds.t,
+            max_cache: bounds.c,
+            layers: cache.layers as usize,
+            kv_heads: cache.kv_heads as usize,
+            head_dim: cache.head_dim as usize,
+            vocab: vocab as usize,
+        })
+    }
+
     /// How its tokens attend, where it tells: by blocks of the length that it states, else of `otherwise`, else of its
     /// family's usual length.
     pub fn attention(&self, otherwise: Option<u32>) -> Option<Attention> {
@@ -305,6 +326,13 @@ impl Opened {
         match (choice, &self.artifact) {
             (EngineChoice::Tract, _) => Ok(Box::new(TractEngine::new(&self.module, self.source.clone())?)),
             (EngineChoice::OnnxRuntime(installed), _) => installed.engine(self),
+            (EngineChoice::TractOnnx, Some(artifact)) if artifact.extension().is_some_and(|e| e == onnx::EXTENSION) => {
+                Ok(Box::new(TractOnnx::open(artifact, self.shape()?)?))
+            }
+            (EngineChoice::TractOnnx, _) => {
+                let name = &self.name;
+                Err(Error::Usage(format!("{name} is no ONNX file; tract-onnx runs what target `onnx` makes")))
+            }
             (EngineChoice::ExecuTorch(_), Some(artifact))
                 if artifact.extension().is_some_and(|e| e == coreml::EXTENSION || e == onnx::EXTENSION) =>
             {

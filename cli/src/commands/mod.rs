@@ -74,6 +74,7 @@ fn engine(asked: &Engine, opened: &Opened) -> Result<EngineChoice, Error> {
     }
     match asked.name {
         EngineName::Tract => Ok(EngineChoice::Tract),
+        EngineName::TractOnnx => Ok(EngineChoice::TractOnnx),
         EngineName::Executorch => {
             let folders = engine_folders();
             let found = folders.iter().map(|folder| executorch::library_path(folder)).find(|library| library.exists());
