@@ -101,7 +101,9 @@ impl Step {
 
 /// Columns as rows, in each matrix of `[.., rows, columns]`.
 fn turned(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    data.chunks(rows * columns).flat_map(|m| (0..columns).flat_map(move |j| (0..rows).map(move |i| m[i * columns + j]))).collect()
+    data.chunks(rows * columns)
+        .flat_map(|m| (0..columns).flat_map(move |j| (0..rows).map(move |i| m[i * columns + j])))
+        .collect()
 }
 
 /// What a file is given in these steps.

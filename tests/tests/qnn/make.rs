@@ -56,11 +56,11 @@ pub(crate) const W8A16: Recipe = Recipe {
     ours: 0.9999,
     steps: 1.0,
     htp: 0.9999,
-    float: 0.999,
+    float: 0.98,
     padding: 1e-2,
 };
 
-pub(crate) const W8A8: Recipe = Recipe {
+const W8A8: Recipe = Recipe {
     name: "w8a8",
     rounding: values(GridType::U8, GridType::U8),
     ours: 0.99,
@@ -71,16 +71,20 @@ pub(crate) const W8A8: Recipe = Recipe {
     ..W8A16
 };
 
+/// Few numbers of wide ranges, and hardly a text to calibrate with.
+pub(crate) const ODD: Recipe = Recipe { float: 0.95, ..W8A16 };
+
 pub(crate) const RECIPES: [Recipe; 6] = [
     W8A16,
     Recipe { name: "w8a16-kv16", rounding: values(GridType::U16, GridType::I16), steps: 20.0, ..W8A16 },
-    Recipe { name: "w4a16", weights: Encoding::Int4Row, keep: &[INT8_HEAD], float: 0.9, ..W8A16 },
+    Recipe { name: "w4a16", weights: Encoding::Int4Row, keep: &[INT8_HEAD], htp: 0.9995, float: 0.8, ..W8A16 },
     Recipe {
         name: "w4a16-g32",
         weights: Encoding::Int4G32,
         // Not all models have rows that can be cut into groups there.
         keep: &[INT8_HEAD, ("*down_proj", Encoding::Int8Row)],
-        float: 0.9,
+        htp: 0.9995,
+        float: 0.85,
         ..W8A16
     },
     W8A8,
@@ -154,7 +158,7 @@ impl Source {
 
     fn texts(&self) -> Vec<Vec<u32>> {
         let id = |i: u32| (i + 1).wrapping_mul(2_654_435_761) % (self.mask);
-        (0..4).map(|text| (0..24).map(|i| id(text * 24 + i)).collect()).collect()
+        (0..16).map(|text| (0..24).map(|i| id(text * 24 + i)).collect()).collect()
     }
 }
 
