@@ -122,6 +122,11 @@ pub fn coremltools() -> Option<PathBuf> {
     installed("coremltools", target().join("engines/coremltools/bin/python"))
 }
 
+/// A Python with ONNX Runtime and Qualcomm's HTP, where `tests/engines/setup.sh` left it: it runs `tests/judges/onnx`.
+pub fn qnn() -> Option<PathBuf> {
+    installed("qnn", target().join("engines/qnn/bin/python"))
+}
+
 /// ONNX Runtime with Qualcomm's HTP: those of the Python environment that `DIFFULEX_QNN` names, or where
 /// `tests/engines/setup.sh` left them.
 #[cfg(feature = "qnn")]
