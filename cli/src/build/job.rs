@@ -156,7 +156,7 @@ pub(super) fn target(build: &recipe::Build) -> Target {
                 || vec![build.shape.block.value],
                 |list| list.value.iter().map(|length| length.value).collect(),
             ),
-            socs: socs(asked).into_iter().flatten().collect(),
+            socs: socs(asked).flatten().collect(),
         }),
         RecipeTarget::Coreml(asked) => Target::Coreml(coreml::Options {
             deployment: asked.deployment.value,
