@@ -5,6 +5,7 @@ mod artifacts;
 mod coreml;
 mod families;
 mod onnx;
+mod qnn;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -10,7 +10,7 @@ use diffulex_compiler::ir::verify::VerifyError;
 use diffulex_compiler::ir::{self, Encoding, Module, Node, Operand, Sizes, WeightType};
 use diffulex_compiler::models::Decoder;
 use diffulex_compiler::passes;
-use diffulex_compiler::recipe::{self, Recipe};
+use diffulex_compiler::recipe::{self, Diagnostics, Recipe};
 use diffulex_targets::{Metadata, Refusal, qnn};
 
 use super::{job, plan};
@@ -94,6 +94,9 @@ pub fn forecast(build: &recipe::Build, network: &Network) -> Result<Forecast, Er
     // Sizes that no checkpoint has break the limits of modules, which is no bug.
     if let Err(VerifyError { place, what, .. }) = ir::verify(&module) {
         return Ok(Forecast::Refused(format!("{place}: {what}")));
+    }
+    if let Err(Diagnostics(wrong)) = job::check(build) {
+        return Ok(Forecast::Refused(wrong.first().map_or(String::new(), |first| first.mistake.to_string())));
     }
     let target = job::target(build);
     let module = passes::run(module, &job::passes(build), &build.quant.scheme(), &mut |_| {}).map_err(Box::new)?;
