@@ -56,9 +56,6 @@ pub(super) fn node(walk: &mut Rewrite<'_>, options: &Options, node: &Node, args:
 fn norm_of_heads(walk: &mut Rewrite<'_>, node: &Node, x: Operand, gain: Operand) -> Result<NodeId, BuildError> {
     let shape = &node.ty.shape;
     let heads = shape[1].known().ok_or_else(|| unfit("has no known heads"))?;
-    if heads == 1 {
-        return walk.last(node.op.clone(), [x, gain]);
-    }
     let rows = walk.step("rows", Op::Reshape { shape: tall(shape, heads)? }, [x])?;
     let normed = walk.step("normed", node.op.clone(), [rows, gain])?;
     walk.last(Op::Reshape { shape: shape.clone() }, [normed])
