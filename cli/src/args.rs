@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Show(Show),
     /// Prove an artifact equal to its source, or a checkpoint equal to recorded runs
     Verify(Verify),
+    /// Compile a graph of a bundle for a chip, as builds do
+    Context(Context),
     /// Time the steps of an artifact, or of several side by side
     Bench(Bench),
     /// Answer a prompt with a recipe, an artifact or a checkpoint
@@ -68,6 +70,8 @@ pub(crate) enum EngineName {
     /// The engine inside this program
     #[default]
     Tract,
+    /// The engine inside this program, which reads an ONNX file in f32 by itself
+    TractOnnx,
     /// The ExecuTorch runtime, where tests/engines/setup.sh installed it
     Executorch,
     /// ONNX Runtime on its CPU, for ONNX files, where tests/engines/setup.sh installed it
@@ -81,6 +85,7 @@ impl EngineName {
     pub(crate) fn word(self) -> &'static str {
         match self {
             EngineName::Tract => "tract",
+            EngineName::TractOnnx => "tract-onnx",
             EngineName::Executorch => "executorch",
             EngineName::Onnxruntime => "onnxruntime",
             EngineName::Qnn => "qnn",
@@ -176,6 +181,24 @@ pub(crate) struct Export {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Needs the libraries of ONNX Runtime and of Qualcomm; tests/engines/setup.sh qnn installs them.
+
+Examples:
+  diffulex-edge context artifacts/demo-qnn-w8a16.qnn/model.onnx --soc sm8750 --out SM8750
+  diffulex-edge context model.qnn/model.onnx --soc \"8 Gen 3\" --out SM8650")]
+pub(crate) struct Context {
+    /// The graph: an ONNX file
+    pub(crate) graph: PathBuf,
+    /// The chip, by its number or as it is sold
+    #[arg(long, value_name = "NAME")]
+    pub(crate) soc: String,
+    /// Folder that the context and its binary are written to
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
 Examples:
   diffulex-edge show recipes/demo.toml                   each value, and the file it comes from
   diffulex-edge show artifacts/demo-xnnpack-f16          sizes, the error of each kind of weight, defaults
@@ -192,6 +215,9 @@ pub(crate) struct Show {
     /// Print the program of a Core ML package, one operation a line
     #[arg(long, conflicts_with = "ir")]
     pub(crate) mil: bool,
+    /// Print the graph of an ONNX file or of a bundle for Qualcomm's HTP, one operator a line
+    #[arg(long, conflicts_with_all = ["ir", "mil"])]
+    pub(crate) onnx: bool,
     /// Fail where devices are known to do this badly: the name of a lint, or `warnings`
     #[arg(long, value_name = "LINT")]
     pub(crate) deny: Vec<String>,

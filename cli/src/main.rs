@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Export(args) => (commands::export::run(&args), FAILED),
         Command::Show(args) => (commands::show::run(&args), FAILED),
         Command::Verify(args) => (commands::verify::run(&args), NOT_RUN),
+        Command::Context(args) => (commands::context::run(&args), FAILED),
         Command::Bench(args) => (commands::bench::run(&args), FAILED),
         Command::Run(args) => (commands::run::run(&args), FAILED),
     };

@@ -19,7 +19,6 @@ mod with {
 
     use diffulex_compiler::ir::{CacheKind, Module, NodeId, Op, Operand};
     use diffulex_compiler::quant::Grid;
-    use diffulex_runtime::engine::EngineShape;
     use diffulex_runtime::onnxruntime::{self, CacheGrid, Libraries, Provider, StepFile};
     use diffulex_targets::{OpenError, onnx};
 
@@ -66,18 +65,8 @@ mod with {
             let module = &opened.module;
             let theta =
                 module.nodes.iter().find_map(|n| if let Op::RopeCos { theta, .. } = n.op { Some(theta) } else { None });
-            let vocab = module.outputs.first().and_then(|id| module.node(*id).ty.width());
-            let (Some(theta), Some(vocab)) = (theta, vocab) else {
-                return Err(Error::Usage(format!("{name} does not have the inputs and outputs of a step")));
-            };
-            let shape = EngineShape {
-                max_tokens: module.bounds.t,
-                max_cache: module.bounds.c,
-                layers: module.cache.layers as usize,
-                kv_heads: module.cache.kv_heads as usize,
-                head_dim: module.cache.head_dim as usize,
-                vocab: vocab as usize,
-            };
+            let theta = theta.ok_or_else(|| Error::Usage(format!("{name} does not have the inputs of a step")))?;
+            let shape = opened.shape()?;
             let provider = provider(self.soc, module);
             let engine =
                 onnxruntime::OnnxRuntime::open(&self.libraries, &files, shape, theta, &caches(module), provider)?;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::{self, Family, Generation};
-use diffulex_compiler::ir::{DType, Encoding, Module, Op, Sizes, Weight, WeightSource};
+use diffulex_compiler::ir::{DType, Encoding, Module, Op, Sizes, WeightSource};
 use diffulex_compiler::passes;
-use diffulex_compiler::quant::{self, Activations, Grid, Scheme};
-use diffulex_runtime::engine::Engine;
+use diffulex_compiler::quant::{self, Activations, Scheme};
+use diffulex_runtime::engine::{Engine, EngineShape};
 use diffulex_runtime::executorch::ExecuTorch;
 use diffulex_runtime::session::Attention;
 use diffulex_runtime::tract::TractEngine;
+use diffulex_runtime::tract_onnx::TractOnnx;
 use diffulex_targets::artifact::{MANIFEST, Manifest};
 use diffulex_targets::{EXTENSIONS, OpenError, coreml, onnx, qnn, raise};
 
@@ -58,6 +59,8 @@ pub struct Opened {
 pub enum EngineChoice {
     /// The engine inside this program.
     Tract,
+    /// The engine inside this program, with the reader of ONNX files that comes with it.
+    TractOnnx,
     /// ExecuTorch behind this library.
     ExecuTorch(PathBuf),
     /// ONNX Runtime, on its CPU or on Qualcomm's HTP.
@@ -164,7 +167,7 @@ const CHECKPOINT_CACHE: usize = 1 << 20;
 /// # Errors
 /// Names what is wrong with the checkpoint.
 pub fn checkpoint(folder: &Path, block: Option<u32>) -> Result<Opened, Error> {
-    imported(folder, block, None)
+    imported(folder, block, &["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"], &Scheme::F32)
 }
 
 /// The same with every weight rounded as it is in `artifact`: what the artifact must equal but for the order of sums.
@@ -184,8 +187,10 @@ pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> 
         false => Activations::Float,
     };
     let scheme = Scheme { weights: least, table: least, activations, search: artifact.search(), keep };
-    let mut opened = imported(folder, block, Some(&scheme))?;
-    on_grids_of(artifact, &mut opened.module);
+    let mut wanted = shaped_like(artifact);
+    wanted.push("quantize");
+    let mut opened = imported(folder, block, &wanted, &scheme)?;
+    stored_like(artifact, &mut opened.module);
     if artifact.weight_id("rope.cos").is_some_and(|id| artifact.weight(id).ty.encoding == Encoding::F16) {
         let module = passes::run(opened.module, &["round-constants"], &scheme, &mut |_| {}).map_err(Box::new)?;
         opened.module = with_numbers_of(artifact, module);
@@ -193,22 +198,31 @@ pub fn checkpoint_like(folder: &Path, block: Option<u32>, artifact: &Module) -> 
     Ok(opened)
 }
 
-/// Puts weights on the grids that they have in `artifact`; of a gain that took the scale of attention there, on the grid
-/// that the scale makes of that one.
-fn on_grids_of(artifact: &Module, module: &mut Module) {
-    let scale = module.nodes.iter().find_map(|n| if let Op::Attention { scale } = n.op { Some(scale) } else { None });
+/// Stores vectors, and what lies on a grid, as `artifact` does.
+fn stored_like(artifact: &Module, module: &mut Module) {
     for weight in &mut module.weights {
-        let named = |name: &str| artifact.weight_id(name).map(|id| artifact.weight(id));
-        let (own, scaled) = (named(&weight.name), named(&format!("{}.scaled", weight.name)));
-        let on = |weight: &Weight| Some((weight.ty.encoding, weight.grid?));
-        let (encoding, mut grid) = match (own.and_then(on), scaled.and_then(on)) {
-            (Some(found), _) => found,
-            (None, Some((encoding, grid))) => (encoding, Grid { scale: grid.scale / scale.unwrap_or(1.0), ..grid }),
-            (None, None) => continue,
-        };
-        grid.scale = grid.scale.max(f32::MIN_POSITIVE);
-        (weight.ty.encoding, weight.grid) = (encoding, Some(grid));
+        let known = artifact.weight_id(&weight.name).map(|id| artifact.weight(id));
+        if let Some(theirs) = known.filter(|theirs| theirs.grid.is_some() || theirs.ty.shape.len() == 1) {
+            (weight.ty.encoding, weight.grid) = (theirs.ty.encoding, theirs.grid);
+        }
     }
+}
+
+/// The passes that leave every number as it is and bring a checkpoint to the matrices of `artifact`.
+fn shaped_like(artifact: &Module) -> Vec<&'static str> {
+    let find = |ending: &str| artifact.weights.iter().find(|weight| weight.name.ends_with(ending));
+    let mut wanted = vec!["select-rows", "drop-dead"];
+    if find(".q_proj").is_none() {
+        wanted.push("fuse-qkv");
+    }
+    if find(".gate_proj").is_none() {
+        wanted.extend(["fuse-gate-up", "fuse-swiglu"]);
+    }
+    // A gain that took the scale of attention was rounded after that.
+    if find(".scaled").is_some_and(|gain| gain.ty.encoding != Encoding::F32) {
+        wanted.push("fold-scale");
+    }
+    wanted
 }
 
 /// Takes over eps and the scale of attention, where those of `artifact` are the same numbers in f16.
@@ -232,7 +246,7 @@ fn with_numbers_of(artifact: &Module, mut module: Module) -> Module {
     module
 }
 
-fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Result<Opened, Error> {
+fn imported(folder: &Path, block: Option<u32>, passes: &[&str], scheme: &Scheme) -> Result<Opened, Error> {
     let checkpoint = Arc::new(Checkpoint::open(folder)?);
     let config = checkpoint.config();
     let name = folder.file_name().map_or("checkpoint".into(), |n| n.to_string_lossy().into_owned());
@@ -244,11 +258,7 @@ fn imported(folder: &Path, block: Option<u32>, scheme: Option<&Scheme>) -> Resul
     };
     let bounds = Sizes { t: step, c: positions.min(CHECKPOINT_CACHE), r: 0 };
     let imported = config.decoder.import(&name, bounds, &|name| checkpoint.tensor_type(name))?;
-    // These leave every number as it is; only `quantize` rounds.
-    let mut wanted = vec!["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
-    wanted.extend(scheme.map(|_| "quantize"));
-    let unused = Scheme::F32;
-    let module = passes::run(imported, &wanted, scheme.unwrap_or(&unused), &mut |_| {}).map_err(Box::new)?;
+    let module = passes::run(imported, passes, scheme, &mut |_| {}).map_err(Box::new)?;
     let block = block.or(config.block);
     let tokens = checkpoint.mask_id().and_then(|mask| Ok((mask, checkpoint.end_ids()?)));
     let defaults = |(mask, ends)| Generation::defaults(config.family, block, mask, ends);
@@ -279,6 +289,24 @@ impl Opened {
         }))
     }
 
+    /// The sizes of a step.
+    ///
+    /// # Errors
+    /// When the module does not give logits of a known width.
+    pub fn shape(&self) -> Result<EngineShape, Error> {
+        let Module { bounds, cache, outputs, .. } = &self.module;
+        let vocab = outputs.first().and_then(|id| self.module.node(*id).ty.width());
+        let vocab = vocab.ok_or_else(|| Error::Usage(format!("{} does not give logits", self.name)))?;
+        Ok(EngineShape {
+            max_tokens: bounds.t,
+            max_cache: bounds.c,
+            layers: cache.layers as usize,
+            kv_heads: cache.kv_heads as usize,
+            head_dim: cache.head_dim as usize,
+            vocab: vocab as usize,
+        })
+    }
+
     /// How its tokens attend, where it tells: by blocks of the length that it states, else of `otherwise`, else of its
     /// family's usual length.
     pub fn attention(&self, otherwise: Option<u32>) -> Option<Attention> {
@@ -298,6 +326,13 @@ impl Opened {
         match (choice, &self.artifact) {
             (EngineChoice::Tract, _) => Ok(Box::new(TractEngine::new(&self.module, self.source.clone())?)),
             (EngineChoice::OnnxRuntime(installed), _) => installed.engine(self),
+            (EngineChoice::TractOnnx, Some(artifact)) if artifact.extension().is_some_and(|e| e == onnx::EXTENSION) => {
+                Ok(Box::new(TractOnnx::open(artifact, self.shape()?)?))
+            }
+            (EngineChoice::TractOnnx, _) => {
+                let name = &self.name;
+                Err(Error::Usage(format!("{name} is no ONNX file; tract-onnx runs what target `onnx` makes")))
+            }
             (EngineChoice::ExecuTorch(_), Some(artifact))
                 if artifact.extension().is_some_and(|e| e == coreml::EXTENSION || e == onnx::EXTENSION) =>
             {

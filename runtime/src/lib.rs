@@ -6,7 +6,7 @@
 //! 2. [`generate`] decides, pass by pass, which tokens are fed and which proposals are accepted; [`sample`] makes the
 //!    proposals from logits.
 //! 3. [`session`] builds positions and mask of a pass and keeps the [`cache`] of finished blocks.
-//! 4. An [`engine`] runs the step graph: [`tract`], always there, or [`executorch`], where it is installed.
+//! 4. An [`engine`] runs the step graph: [`tract`] a module, [`tract_onnx`] an ONNX file, or [`executorch`], where it is installed.
 //! 5. [`verify`] runs two of them, or one against a recording, and says how far apart they are.
 //! 6. [`calibrate`] runs one over texts and says between which numbers its values lie.
 //!
@@ -22,5 +22,7 @@ pub mod generate;
 pub mod onnxruntime;
 pub mod sample;
 pub mod session;
+mod step_file;
 pub mod tract;
+pub mod tract_onnx;
 pub mod verify;

@@ -4,6 +4,7 @@
 mod artifacts;
 mod coreml;
 mod families;
+mod onnx;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -9,21 +9,23 @@ use diffulex_compiler::ir::{Module, Sizes};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
 use diffulex_edge::subject::{self, EngineChoice};
-use diffulex_runtime::engine::Engine;
+use diffulex_runtime::engine::{Engine, EngineShape};
 use diffulex_runtime::executorch;
 use diffulex_runtime::tract::TractEngine;
-use diffulex_targets::{Target, xnnpack};
+use diffulex_runtime::tract_onnx::TractOnnx;
+use diffulex_targets::{Content, EmitError, Metadata, Target, onnx, xnnpack};
 
 use crate::reference::Reference;
 
-/// The plain reference, our engine on the checkpoint, our engine on the `.pte` read back, and ExecuTorch on the same
-/// file where it is installed: all for f32 weights, so all must agree.
+/// The plain reference, our engine on the checkpoint, our engine on the `.pte` read back, tract's reader of ONNX files on
+/// an `.onnx`, and ExecuTorch on the `.pte` where it is installed: all for f32 weights, so all must agree.
 pub fn all(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Vec<Box<dyn Engine>> {
     let pte = pte(checkpoint, max_tokens, max_cache, &Scheme::F32);
     let mut engines: Vec<Box<dyn Engine>> = vec![
         Box::new(Reference::open(checkpoint, max_tokens, max_cache)),
         tract(checkpoint, max_tokens, max_cache),
         subject::artifact(&pte).unwrap().engine(&EngineChoice::Tract).unwrap(),
+        tract_onnx(checkpoint, max_tokens, max_cache, &Scheme::F32, &onnx::Options::default()),
     ];
     engines.extend(executorch(&pte));
     engines
@@ -35,6 +37,49 @@ pub fn tract(checkpoint: &Path, max_tokens: usize, max_cache: usize) -> Box<dyn 
     let wanted = ["fuse-qkv", "fuse-gate-up", "fuse-swiglu", "select-rows", "drop-dead"];
     let module = module(&checkpoint, max_tokens, max_cache, &wanted, &Scheme::F32);
     Box::new(TractEngine::new(&module, checkpoint).unwrap())
+}
+
+/// tract's reader of ONNX files on the file of a checkpoint.
+pub fn tract_onnx(
+    checkpoint: &Path,
+    max_tokens: usize,
+    max_cache: usize,
+    scheme: &Scheme,
+    options: &onnx::Options,
+) -> Box<dyn Engine> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, shape) = onnx(checkpoint, max_tokens, max_cache, scheme, options, folder.path());
+    Box::new(TractOnnx::open(&path, shape).unwrap())
+}
+
+/// Writes the `.onnx` of a checkpoint, with its data, into a folder. Gives its path and the sizes of its engine.
+pub fn onnx(
+    checkpoint: &Path,
+    max_tokens: usize,
+    max_cache: usize,
+    scheme: &Scheme,
+    options: &onnx::Options,
+    folder: &Path,
+) -> (PathBuf, EngineShape) {
+    let (checkpoint, target) = (Checkpoint::open(checkpoint).unwrap(), Target::Onnx(options.clone()));
+    let module = module(&checkpoint, max_tokens, max_cache, target.passes(), scheme);
+    let legal = target.legalize(&module).unwrap();
+    let files = onnx::Files::new(&legal, "tiny", &Metadata::default(), options).unwrap();
+    let mut make = |name: &str, content: Content<'_>| {
+        let mut out = BufWriter::new(std::fs::File::create(folder.join(name)).unwrap());
+        content(&mut out)?;
+        out.flush().map_err(EmitError::Io)
+    };
+    files.write::<EmitError>(&checkpoint, &mut make, &mut |_, _| {}).unwrap();
+    let shape = EngineShape {
+        max_tokens,
+        max_cache,
+        layers: module.cache.layers as usize,
+        kv_heads: module.cache.kv_heads as usize,
+        head_dim: module.cache.head_dim as usize,
+        vocab: module.nodes[module.outputs[0].0 as usize].ty.shape.last().and_then(|dim| dim.known()).unwrap() as usize,
+    };
+    (folder.join("tiny.onnx"), shape)
 }
 
 /// The `.pte` of a checkpoint, in the folder for temporary files of these tests.

@@ -85,6 +85,20 @@ fn a_legal_module_computes_the_same() {
     }
 }
 
+/// The HTP computes norms of several matrices wrongly.
+#[test]
+fn norms_for_the_htp_are_of_one_matrix() {
+    let model = Model { normed: true, ..WIDE };
+    for (form, heads) in [(Form::Qnn, 1), (Form::Standard, model.heads)] {
+        let options = Options { shapes: Shapes::Static(vec![1]), form, half: false };
+        let legal = legalize(&source(model, &options), &options).unwrap();
+        let norms = legal.nodes.iter().filter(|node| matches!(node.op, Op::RmsNorm { .. }));
+        let matrices: Vec<_> = norms.filter(|node| node.ty.shape.len() == 4).map(|node| node.ty.shape[1]).collect();
+        assert_eq!(matrices.len(), 2 * model.layers as usize);
+        assert_eq!(matrices[0].known(), Some(heads));
+    }
+}
+
 #[test]
 fn what_is_written_is_read_back() {
     for (name, model, options) in cases() {

@@ -12,6 +12,7 @@ use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml, on
 
 use super::calibrate::CALIBRATION;
 use super::check;
+use super::context::{self, MakeContext};
 use super::freshness::Freshness;
 use super::job::{self, Compiled, Event, Job};
 use super::lints::allowed;
@@ -19,12 +20,16 @@ use super::plan::Plan;
 use crate::Error;
 use crate::report::{REPORT, Report};
 
-/// Builds the artifact's folder; gives what is told of its weights. What was there before stays valid until the last file
+/// Builds the artifact's folder, with context binaries if `contexts` makes them or else says why there are none; gives what is told of its weights. What was there before stays valid until the last file
 /// is in place.
 ///
 /// # Errors
 /// As [`job::compile`], and when something cannot be written.
-pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Error> {
+pub fn run(
+    plan: &Plan,
+    contexts: Result<&MakeContext<'_>, &str>,
+    observe: &mut dyn FnMut(Event<'_>),
+) -> Result<Report, Error> {
     let job = &plan.job;
     let mut bundle = Bundle::create(&plan.folder)?;
     let Compiled { module, calibration } = job::compile(job, None, observe)?;
@@ -33,6 +38,12 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Er
     let report = write(job, &planned, &mut |name, content| bundle.write(name, content), observe)?;
     if let (Planned::Coreml(packages), true) = (&planned, job::checked(&job.build)) {
         check(&mut bundle, job, packages)?;
+    }
+    if let (Target::Qnn(options), true) = (job::target(&job.build), job::contexts(&job.build)) {
+        match contexts {
+            Ok(make) => context::put(&mut bundle, &graphs(&planned), &options, make)?,
+            Err(why) => observe(Event::WithoutContexts(why)),
+        }
     }
     if let Some(calibration) = calibration {
         bundle.write(CALIBRATION, |out| out.write_all(calibration.as_bytes()))?;
@@ -46,8 +57,15 @@ pub fn run(plan: &Plan, observe: &mut dyn FnMut(Event<'_>)) -> Result<Report, Er
         }
     }
     bundle.write("generation.json", |out| out.write_all(generation_json(&job.generation).as_bytes()))?;
-    bundle.finish(manifest(plan))?;
+    let step = if let Planned::Onnx(files) = &planned { Some(files.step()) } else { None };
+    bundle.finish(Manifest { step, ..manifest(plan) })?;
     Ok(report)
+}
+
+/// The files of an artifact that are graphs of ONNX.
+fn graphs(planned: &Planned<'_>) -> Vec<String> {
+    let files = planned.files().into_iter().map(|(name, _)| name);
+    files.filter(|name| Path::new(name).extension().is_some_and(|ending| ending == onnx::EXTENSION)).collect()
 }
 
 /// What devices are known to do badly with the artifact of a job; nothing is written.
@@ -67,6 +85,7 @@ pub fn export(
     job: &Job,
     output: &Path,
     deny: &[String],
+    contexts: Result<&MakeContext<'_>, &str>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<(Report, u64), Error> {
     let target = job::target(&job.build);
@@ -82,7 +101,7 @@ pub fn export(
     }
     if let Target::Qnn(_) = target {
         let plan = Plan { job: job.clone(), folder: output.into(), freshness: Freshness::Absent };
-        let report = run(&plan, observe)?;
+        let report = run(&plan, contexts, observe)?;
         return Ok((report, Manifest::read(output)?.artifact_bytes()));
     }
     let Compiled { module, .. } = job::compile(job, None, observe)?;
@@ -186,6 +205,7 @@ pub(super) fn manifest(plan: &Plan) -> Manifest {
         recipe: job.build.effective_values().iter().cloned().collect(),
         checkpoint: job.inputs.clone(),
         files: Default::default(),
+        step: None,
     }
 }
 

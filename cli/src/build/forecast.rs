@@ -11,7 +11,7 @@ use diffulex_compiler::ir::{self, Encoding, Module, Node, Operand, Sizes, Weight
 use diffulex_compiler::models::Decoder;
 use diffulex_compiler::passes;
 use diffulex_compiler::recipe::{self, Recipe};
-use diffulex_targets::{Metadata, Refusal};
+use diffulex_targets::{Metadata, Refusal, qnn};
 
 use super::{job, plan};
 use crate::Error;
@@ -98,6 +98,12 @@ pub fn forecast(build: &recipe::Build, network: &Network) -> Result<Forecast, Er
     let target = job::target(build);
     let module = passes::run(module, &job::passes(build), &build.quant.scheme(), &mut |_| {}).map_err(Box::new)?;
     let module = match target.legalize(&module) {
+        Ok(module) => module,
+        Err(refusal) => return Ok(Forecast::Refused(in_few_words(&refusal))),
+    };
+    // Which ranges there are changes no size.
+    let rounded = target.rounding().map(|rounding| qnn::round(&module, rounding, &|_, _| Some((-1.0, 1.0))));
+    let module = match rounded.unwrap_or(Ok(module)) {
         Ok(module) => module,
         Err(refusal) => return Ok(Forecast::Refused(in_few_words(&refusal))),
     };

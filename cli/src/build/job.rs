@@ -33,6 +33,8 @@ pub enum Event<'a> {
     },
     /// What devices are known to do badly with the artifact, before it is written.
     Lints(&'a [Lint]),
+    /// There will be no context binaries, and why.
+    WithoutContexts(&'a str),
     /// The model runs over texts, to see what numbers it makes.
     Calibrating {
         /// Passes done.
@@ -154,7 +156,7 @@ pub(super) fn target(build: &recipe::Build) -> Target {
                 || vec![build.shape.block.value],
                 |list| list.value.iter().map(|length| length.value).collect(),
             ),
-            socs: socs(asked).into_iter().flatten().collect(),
+            socs: socs(asked).flatten().collect(),
         }),
         RecipeTarget::Coreml(asked) => Target::Coreml(coreml::Options {
             deployment: asked.deployment.value,
@@ -222,6 +224,11 @@ pub(super) fn check(build: &recipe::Build) -> Result<(), Diagnostics> {
         _ => {}
     }
     if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
+}
+
+/// Whether context binaries are asked for.
+pub(super) fn contexts(build: &recipe::Build) -> bool {
+    matches!(&build.target.value, RecipeTarget::Qnn(asked) if asked.contexts.value)
 }
 
 /// Whether a check for a Mac stands beside the artifact.

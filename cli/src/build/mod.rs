@@ -9,6 +9,7 @@
 mod agreement;
 mod calibrate;
 mod check;
+mod context;
 mod digests;
 mod emit;
 mod forecast;
@@ -18,6 +19,7 @@ pub mod lints;
 mod plan;
 mod refused;
 
+pub use context::MakeContext;
 pub(crate) use digests::Digests;
 pub use digests::Progress;
 pub use emit::{export, foreseen, run};

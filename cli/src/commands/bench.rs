@@ -86,7 +86,9 @@ fn set_threads(engine: &EngineChoice, threads: u32) -> Result<(), Error> {
     match engine {
         EngineChoice::ExecuTorch(library) => Ok(ExecuTorch::set_threads(library, threads)?),
         EngineChoice::Tract => Ok(tract::set_threads(threads as usize)?),
-        EngineChoice::OnnxRuntime(_) => Err(Error::Usage("`--threads` is for tract and executorch".into())),
+        EngineChoice::OnnxRuntime(_) | EngineChoice::TractOnnx => {
+            Err(Error::Usage("`--threads` is for tract and executorch".into()))
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use diffulex_edge::build::{self, Event, Freshness, Plan};
 use diffulex_targets::artifact::Manifest;
 use indicatif::ProgressBar;
 
-use super::{lints, plans, show_progress, write_report};
+use super::{context, lints, plans, show_progress, write_report};
 use crate::args::{Build, MessageFormat};
 use crate::terminal::{bytes_bar, note, print, say};
 
@@ -65,6 +65,10 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
         let (name, module, notes) = match event {
             Event::Stage { name, module, notes } => (name, module, notes),
             Event::Lints(found) => return lints::tell(args.message_format, &plan.job.build.name, found),
+            Event::WithoutContexts(why) => {
+                note(&format!("{}: no context binaries: {why}", plan.job.build.name));
+                return Ok(());
+            }
             Event::Written { .. } | Event::Calibrating { .. } => return Ok(()),
         };
         number += 1;
@@ -106,7 +110,12 @@ fn one(plan: &Plan, args: &Build) -> Result<(), Error> {
 fn write(plan: &Plan, see: &mut dyn FnMut(&Event<'_>) -> Result<(), Error>) -> Result<(), Error> {
     let bar: ProgressBar = bytes_bar(&plan.job.build.name);
     let mut failed = Ok(());
-    let done = build::run(plan, &mut |event| {
+    let missing = context::missing();
+    let contexts: Result<&build::MakeContext<'_>, &str> = match &missing {
+        Ok(()) => Ok(&context::apart),
+        Err(why) => Err(why),
+    };
+    let done = build::run(plan, contexts, &mut |event| {
         show_progress(&bar, &event);
         if failed.is_ok() {
             failed = see(&event);

@@ -9,7 +9,7 @@ use diffulex_edge::{Error, report};
 use indicatif::HumanBytes;
 
 use super::lints::line;
-use super::show_progress;
+use super::{context, show_progress};
 use crate::args::Export;
 use crate::terminal::{bytes_bar, note, print, say};
 
@@ -40,10 +40,17 @@ pub(crate) fn run(args: &Export) -> Result<bool, Error> {
     let job = request.job()?;
     let bar = bytes_bar(&args.output_path.to_string_lossy());
     let mut lints = Vec::new();
-    let done = build::export(&job, &args.output_path, &args.deny, &mut |event| {
+    let missing = context::missing();
+    let contexts: Result<&build::MakeContext<'_>, &str> = match &missing {
+        Ok(()) => Ok(&context::apart),
+        Err(why) => Err(why),
+    };
+    let done = build::export(&job, &args.output_path, &args.deny, contexts, &mut |event| {
         show_progress(&bar, &event);
-        if let Event::Lints(found) = event {
-            lints = found.to_vec();
+        match event {
+            Event::Lints(found) => lints = found.to_vec(),
+            Event::WithoutContexts(why) => note(&format!("no context binaries: {why}")),
+            _ => {}
         }
     });
     bar.finish_and_clear();

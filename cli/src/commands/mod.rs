@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod build;
 mod checks;
+pub(crate) mod context;
 pub(crate) mod export;
 mod flags;
 mod lints;
@@ -73,6 +74,7 @@ fn engine(asked: &Engine, opened: &Opened) -> Result<EngineChoice, Error> {
     }
     match asked.name {
         EngineName::Tract => Ok(EngineChoice::Tract),
+        EngineName::TractOnnx => Ok(EngineChoice::TractOnnx),
         EngineName::Executorch => {
             let folders = engine_folders();
             let found = folders.iter().map(|folder| executorch::library_path(folder)).find(|library| library.exists());

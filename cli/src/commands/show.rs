@@ -10,7 +10,7 @@ use diffulex_edge::build::{self, Forecast, Network, forecast};
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, report};
 use diffulex_targets::artifact::Manifest;
-use diffulex_targets::coreml;
+use diffulex_targets::{coreml, onnx};
 use indicatif::{HumanBytes, HumanCount};
 
 use super::{lints, plans, recipes_only, write_report};
@@ -44,6 +44,11 @@ pub(crate) fn run(args: &Show) -> Result<bool, Error> {
         let packages = coreml::folders(&path).and_then(|all| all.iter().map(|folder| coreml::text(folder)).collect());
         let texts: Vec<String> = packages.map_err(|error| Error::Read { file: path, error: Box::new(error.into()) })?;
         print(&texts.join("\n"))?;
+        return build::lints::allowed(&lints, &args.deny).map(|()| true);
+    }
+    if args.onnx {
+        let text = onnx::text(&path).map_err(|error| Error::Read { file: path, error: Box::new(error.into()) })?;
+        print(&text)?;
         return build::lints::allowed(&lints, &args.deny).map(|()| true);
     }
     let text = match (&kind, args.ir) {

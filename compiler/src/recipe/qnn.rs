@@ -23,6 +23,8 @@ choices! {
 pub struct Qnn {
     /// The chips that context binaries are made for, by any of their names.
     pub socs: Located<Vec<Located<String>>>,
+    /// Whether they are made, where Qualcomm's libraries are installed.
+    pub contexts: Located<bool>,
     /// Numbers of tokens that a step can have, beside `shape.prefill`: a graph for each.
     pub lengths: Option<Located<Vec<Located<u32>>>>,
     /// How ends of values are found.
@@ -39,11 +41,13 @@ impl Qnn {
     /// What the recipe says, which `asked` needs.
     pub(super) fn read(settings: &Settings, asked: &Origin, out: &mut Vec<Diagnostic>) -> Option<Qnn> {
         let socs = settings.need("target.qnn.socs", Some(asked), out);
+        let contexts = settings.need("target.qnn.contexts", Some(asked), out);
         let method = settings.need("calibration.method", Some(asked), out);
         let percentile = settings.need("calibration.percentile", Some(asked), out);
         let texts = settings.need("calibration.texts", Some(asked), out);
         Some(Qnn {
             socs: socs?,
+            contexts: contexts?,
             lengths: settings.optional("target.qnn.lengths"),
             method: method?,
             percentile: percentile?,

@@ -115,6 +115,7 @@ pub(super) const KEYS: &[Key] = &[
     key("target.onnx.dynamic", Kind::Boolean,                          "true",                   "whether a step can have any number of tokens up to shape.prefill, and any number of cached ones"),
 
     key("target.qnn.socs",     Kind::List(&Kind::Text),                "[\"SM8650\"]",          "the chips that context binaries are made for where Qualcomm's libraries are installed"),
+    key("target.qnn.contexts", Kind::Boolean,                          "true",                   "whether context binaries are made for them"),
     key("target.qnn.lengths",  Kind::List(&Kind::Integer { min: 1, max: 4096 }), "[4]",          "numbers of tokens that a step can have beside shape.prefill, each with a graph of its own; left out, shape.block"),
     key("calibration.method",  Kind::Choice(RangeMethod::NAMES),       "\"min-max\"",            "how the ends of a value are found among those that were seen"),
     key("calibration.percentile", Kind::Float { min: 50.0, max: 100.0 }, "99.99",               "the share of numbers between the ends, in percent, for method percentile"),

@@ -5,20 +5,17 @@
 //! smallest one that holds a step and pads.
 
 mod environment;
-mod fill;
-mod interface;
 mod libraries;
 mod session;
 mod step;
-mod tensor;
 
 use std::path::PathBuf;
 
 pub use self::libraries::Libraries;
 pub use self::session::{compile, context_of};
 use self::step::Step;
-pub use self::tensor::CacheGrid;
 use crate::engine::{Engine, EngineError, EngineShape, StepInput, StepOutput};
+pub use crate::step_file::CacheGrid;
 
 /// Name of the engine on the CPU.
 const CPU_NAME: &str = "onnxruntime";
@@ -100,7 +97,7 @@ impl OnnxRuntime {
         }
         let steps = files.iter().map(|file| Step::open(libraries, file, &shape, caches, provider));
         let mut steps = steps.collect::<Result<Vec<_>, _>>()?;
-        steps.sort_by_key(|step| step.tokens.unwrap_or(usize::MAX));
+        steps.sort_by_key(|step| step.tokens().unwrap_or(usize::MAX));
         let caches = caches.iter().map(|layer| layer.map(|grid| grid.unwrap_or(CacheGrid::NONE))).collect();
         Ok(Self { provider, shape, theta, caches, steps })
     }
@@ -118,10 +115,9 @@ impl Engine for OnnxRuntime {
     fn step(&mut self, input: &StepInput<'_>, out: &mut StepOutput) -> Result<(), EngineError> {
         input.check(&self.shape)?;
         let failed = |message| EngineError::Failed { engine: self.provider.name(), message };
-        let fits = |step: &&mut Step| step.tokens.is_none_or(|tokens| tokens >= input.tokens.len());
+        let fits = |step: &&mut Step| step.tokens().is_none_or(|tokens| tokens >= input.tokens.len());
         let step = self.steps.iter_mut().find(fits);
         let step = step.ok_or_else(|| failed(format!("no file takes {} tokens", input.tokens.len())))?;
-        step.fill(input, self.theta, &self.shape, &self.caches);
-        step.run(input, &self.shape, &self.caches, out).map_err(failed)
+        step.run(input, self.theta, &self.shape, &self.caches, out).map_err(failed)
     }
 }

@@ -11,11 +11,10 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::environment::{self, QNN};
-use super::interface::Port;
 use super::libraries::Libraries;
-use super::tensor::Element;
 use super::{HTP_NAME, Provider};
 use crate::engine::EngineError;
+use crate::step_file::{Element, Port};
 
 /// Opens `model`. With [`Provider::Htp`] every node runs there, or it is an error.
 pub(super) fn open(libraries: &Libraries, model: &Path, provider: Provider) -> Result<Session, EngineError> {

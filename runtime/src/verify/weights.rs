@@ -79,7 +79,10 @@ fn origin(source: &Module, weight: &Weight) -> Option<Weight> {
     match (weight.name.as_str(), weight.name.rsplit_once('.')) {
         ("rope.cos", _) => formula(WeightExpr::RopeCos(theta()?)),
         ("rope.sin", _) => formula(WeightExpr::RopeSin(theta()?)),
-        (_, Some((gain, "scaled"))) => formula(WeightExpr::Scale(Box::new(named(gain)?.expr), scale()?)),
+        (name, Some((gain, "scaled"))) => match named(name) {
+            None => formula(WeightExpr::Scale(Box::new(named(gain)?.expr), scale()?)),
+            known => known,
+        },
         // A reader numbers names that occur again.
         (name, Some((table, number))) if number.parse::<u32>().is_ok() => named(name).or_else(|| named(table)),
         (name, _) => named(name),

@@ -243,6 +243,7 @@ mod tests {
             recipe: BTreeMap::new(),
             checkpoint: BTreeMap::new(),
             files: BTreeMap::new(),
+            step: None,
         }
     }
 

@@ -16,7 +16,7 @@ pub const MANIFEST: &str = "manifest.json";
 const MAX_MANIFEST: u64 = 16 << 20;
 
 /// What an artifact's folder holds and what it was made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// Name of the build.
@@ -33,6 +33,47 @@ pub struct Manifest {
     pub checkpoint: BTreeMap<String, String>,
     /// The files of the folder, without the manifest.
     pub files: BTreeMap<String, FileEntry>,
+    /// What a host must know to run a graph, where the artifact does not tell all of it itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
+}
+
+/// Inputs and outputs of the graphs of an artifact; those of the largest where there are several.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// The files of the graphs, the largest first.
+    pub graphs: Vec<String>,
+    /// The numbers of tokens that they are for, ascending; none where one takes any.
+    pub tokens: Vec<usize>,
+    /// Most tokens of a step.
+    pub max_tokens: usize,
+    /// Most committed positions.
+    pub max_cache: usize,
+    /// Base of the rotation: column `j` of both halves of `cos` holds `cos(p · theta^(-2j/D))`.
+    pub rope_theta: f64,
+    /// Inputs in order.
+    pub inputs: Vec<Tensor>,
+    /// Outputs in order.
+    pub outputs: Vec<Tensor>,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements, in the words of ONNX.
+    pub dtype: String,
+    /// Its axes.
+    pub shape: Vec<String>,
+    /// Of whole numbers that stand for others: a number is `(q - zero_point) · scale`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
+    /// The whole number that stands for 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_point: Option<i32>,
 }
 
 /// A file of the folder.

@@ -1,6 +1,6 @@
 //! Names, element types and versions.
 
-use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Op};
+use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, NodeId, Op, Operand};
 use diffulex_compiler::quant::{Grid, GridType};
 use onnx_protobuf::tensor_proto::DataType;
 
@@ -112,4 +112,19 @@ pub(super) fn grid_of(op: &Op, operands: &[Option<Grid>]) -> Option<Grid> {
         }
         _ => None,
     }
+}
+
+/// The grid that a value of a module lies on.
+pub(super) fn grid_at(module: &Module, id: NodeId) -> Option<Grid> {
+    let node = module.node(id);
+    let of = |arg: &Operand| match arg {
+        Operand::Node(id) => grid_at(module, *id),
+        Operand::Weight(id) => module.weight(*id).grid,
+        Operand::Cache(_) => None,
+    };
+    let operands: Vec<Option<Grid>> = match node.op {
+        Op::FakeQuantize(_) => vec![],
+        _ => node.args.iter().map(of).collect(),
+    };
+    grid_of(&node.op, &operands)
 }

@@ -9,6 +9,8 @@ mod plan;
 mod round;
 mod rules;
 pub mod socs;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use plan::check_file;
 pub use plan::{Broken, check_chips, plan};

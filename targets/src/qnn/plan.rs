@@ -23,7 +23,9 @@ pub fn plan<'a>(module: &'a Module, metadata: &Metadata, options: &Options) -> R
     };
     for (model, soc) in files.models().flat_map(|model| chips.iter().map(move |soc| (model.clone(), *soc))) {
         // Numbers of filters, which lie outside, break no rule here: scales have no blocks of their own, zeros are known.
-        if let Some(violation) = check(&model, &|_| None, soc).into_iter().find(|found| found.rule != UNREADABLE) {
+        let mut found = check(&model, &|_| None, soc);
+        found.retain(|violation| violation.rule != UNREADABLE);
+        if let Some(violation) = worst(found) {
             let Violation { rule, place, what, advice, .. } = violation;
             return Err(EmitError::Illegal { place, what: format!("{what}; {advice} (rule {rule})") });
         }
@@ -31,6 +33,8 @@ pub fn plan<'a>(module: &'a Module, metadata: &Metadata, options: &Options) -> R
     Ok(files)
 }
 
+/// The rule about how much a context may hold.
+const SIZE: &str = "context-size";
 /// The rule about tensors whose numbers cannot be looked at.
 const UNREADABLE: &str = "unreadable-numbers";
 
@@ -54,21 +58,37 @@ pub fn check_chips(options: &Options) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A file that the HTP would refuse, leave to the CPU or compute wrongly.
+/// The first of those that nobody would notice, if there is one. How much a chip can hold is seen when it is compiled for.
+fn worst(found: Vec<Violation>) -> Option<Violation> {
+    found.into_iter().filter(|violation| violation.rule != SIZE).min_by_key(|violation| match violation.effect {
+        Effect::Wrong => 0,
+        Effect::Refused => 1,
+        Effect::Cpu => 2,
+        Effect::Imprecise => 3,
+        Effect::Untried => 4,
+    })
+}
+
+/// A file that the HTP would refuse, leave to the CPU or compute wrongly, or that nobody has seen it take.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {}; {} (rule {})", .0.place, .0.what, .0.advice, .0.rule)]
 pub struct Broken(pub Violation);
 
-/// Whether a file is for the HTP, and if so, which rules it breaks: none, but for those that cost digits only.
+/// Whether a file is for the HTP, and if so, whether it and those for other numbers of tokens break no rule, as none that
+/// is written here does.
 ///
 /// # Errors
-/// When the file cannot be read, or the first rule whose breach makes the HTP do something else.
+/// When a file cannot be read, or the first rule that one breaks.
 pub(crate) fn check_file(path: &Path) -> Result<Result<(), Broken>, ReadError> {
     let stored = onnx::Whole::open(path)?;
     if !stored.for_htp() {
         return Ok(Ok(()));
     }
-    let violations = check(&stored.model, &|tensor| stored.external(tensor), None);
-    let counts = |violation: &Violation| !matches!(violation.effect, Effect::Imprecise | Effect::Untried);
-    Ok(violations.into_iter().find(counts).map_or(Ok(()), |violation| Err(Broken(violation))))
+    for (other, _) in onnx::steps(path)? {
+        let stored = onnx::Whole::open(&other)?;
+        if let Some(violation) = worst(check(&stored.model, &|tensor| stored.external(tensor), None)) {
+            return Ok(Err(Broken(violation)));
+        }
+    }
+    Ok(Ok(()))
 }

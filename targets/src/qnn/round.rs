@@ -108,12 +108,11 @@ pub fn unrounded(module: &Module) -> Result<Module, BuildError> {
     })
 }
 
+/// Gives the range of a place, or refuses.
+type Known<'a> = &'a dyn Fn(&str) -> Result<(f32, f32), Refusal>;
+
 /// Ranges of mask and masked scores.
-fn hide(
-    module: &Module,
-    groups: &mut Groups,
-    known: &dyn Fn(&str) -> Result<(f32, f32), Refusal>,
-) -> Result<(), Refusal> {
+fn hide(module: &Module, groups: &mut Groups, known: Known<'_>) -> Result<(), Refusal> {
     let Some(mask) = module.input("mask") else { return Ok(()) };
     let mut lowest = MASK;
     for (id, node) in module.iter() {

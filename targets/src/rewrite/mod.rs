@@ -13,6 +13,7 @@ use diffulex_compiler::ir::build::BuildError;
 use diffulex_compiler::ir::{Builder, Encoding, Module, Node, NodeId, Op, Operand, WeightExpr, WeightType};
 
 use crate::refusal::Refusal;
+pub(crate) use sharing::tall;
 pub(crate) use step::{Rows, check as check_step};
 
 /// The walk over a module: what it reads, what it has made.

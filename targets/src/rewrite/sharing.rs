@@ -95,7 +95,7 @@ fn sharing(q: &[Dim], k: &[Dim]) -> Result<u32, BuildError> {
 }
 
 /// `[1, H, T, D]` as `[1, KV, g·T, D]`.
-fn tall(q: &[Dim], sharing: u32) -> Result<Vec<Dim>, BuildError> {
+pub(crate) fn tall(q: &[Dim], sharing: u32) -> Result<Vec<Dim>, BuildError> {
     let [one, heads, t, d] = q[..] else { return Err(unfit("is not [1, H, T, D]")) };
     let heads = heads.known().ok_or_else(|| unfit("has no known heads"))?;
     let rows = t.times(sharing).ok_or_else(|| unfit("is too large"))?;

@@ -14,6 +14,7 @@ mod layout;
 mod names;
 mod node;
 mod proto;
+mod table;
 mod weights;
 
 use std::io;

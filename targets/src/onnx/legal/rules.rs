@@ -4,9 +4,9 @@ use diffulex_compiler::ir::{
     CacheKind, DType, Module, Node, NodeId, Op, Operand, ValueType, WeightExpr, build::BuildError,
 };
 
-use crate::onnx::Options;
+use crate::onnx::{Form, Options};
 use crate::refusal::Refusal;
-use crate::rewrite::{Fault, Rewrite};
+use crate::rewrite::{Fault, Rewrite, tall, unfit};
 
 /// Adds what `node` becomes.
 pub(super) fn node(walk: &mut Rewrite<'_>, options: &Options, node: &Node, args: &[Operand]) -> Result<NodeId, Fault> {
@@ -30,6 +30,9 @@ pub(super) fn node(walk: &mut Rewrite<'_>, options: &Options, node: &Node, args:
         (Op::Heads { n }, [x]) => walk.heads(*n, *x, &node.ty)?,
         (Op::MergeHeads, [x]) => walk.merge_heads(*x, &node.ty)?,
         (Op::Rope, [x, cos, sin]) => walk.rope(*x, *cos, *sin)?,
+        (Op::RmsNorm { .. }, [x, gain]) if options.form == Form::Qnn && node.ty.shape.len() == 4 => {
+            norm_of_heads(walk, node, *x, *gain)?
+        }
         (Op::Attention { scale }, [q, k, v, _]) => attention(walk, *scale, [*q, *k, *v], node.args[3])?,
         (Op::Silu, [x]) => {
             let sigmoid = walk.step("sigmoid", Op::Sigmoid, [*x])?;
@@ -46,6 +49,19 @@ pub(super) fn node(walk: &mut Rewrite<'_>, options: &Options, node: &Node, args:
         (Op::Int8Token, _) => return Err(Refusal::Tokens { place: node.place() }.into()),
         _ => walk.last(node.op.clone(), args)?,
     })
+}
+
+/// The norm of `[1, n, T, D]` as one of `[1, 1, n·T, D]`: of more than one matrix the HTP computes some rows wrongly,
+/// in `f16` and `uint8`, depending on how it divides them.
+fn norm_of_heads(walk: &mut Rewrite<'_>, node: &Node, x: Operand, gain: Operand) -> Result<NodeId, BuildError> {
+    let shape = &node.ty.shape;
+    let heads = shape[1].known().ok_or_else(|| unfit("has no known heads"))?;
+    if heads == 1 {
+        return walk.last(node.op.clone(), [x, gain]);
+    }
+    let rows = walk.step("rows", Op::Reshape { shape: tall(shape, heads)? }, [x])?;
+    let normed = walk.step("normed", node.op.clone(), [rows, gain])?;
+    walk.last(Op::Reshape { shape: shape.clone() }, [normed])
 }
 
 /// `softmax(q·kᵀ·scale + mask)·v`; `mask` is an operand of the source module. Queries are scaled before the product, which

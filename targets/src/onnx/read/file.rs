@@ -8,6 +8,7 @@ use memmap2::Mmap;
 use onnx_protobuf::{Message, ModelProto};
 
 use super::error::{Fault, Place, Result};
+use super::scan::scan;
 
 /// Largest file of a graph; the numbers of weights lie beside it.
 const MAX_MODEL: u64 = 16 << 20;
@@ -51,6 +52,7 @@ impl Files {
         place.at_most("number of bytes", size(&path)?, MAX_MODEL)?;
         let mut bytes = Vec::new();
         File::open(&path).and_then(|file| file.take(MAX_MODEL).read_to_end(&mut bytes)).map_err(unreadable)?;
+        scan(&bytes)?;
         let model = ModelProto::parse_from_bytes(&bytes).map_err(|e| Place::Model.damaged(e.to_string()))?;
         let folder = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
         Ok((model, Files { folder, names: vec![String::new()], list: vec![Bytes::Own(Vec::new())] }))

@@ -3,7 +3,7 @@
 //! The file may come from anywhere, so nothing in it is believed: every path, type, name, attribute, offset and size is
 //! checked where it is read, and an error names the place. In this order:
 //!
-//! 1. `file`: the message, and mapped files; `facts`: what the model says of itself;
+//! 1. `file`: the message, looked over by `scan`, and mapped files; `facts`: what the model says of itself;
 //! 2. `interface`: inputs and outputs, which are those of a step;
 //! 3. `tensor`: stored tensors; `lift` with `node` and `ops`: the nodes, one by one, as nodes of a module with T and C as
 //!    symbols; `crate::layers`: its layers and names.
@@ -14,12 +14,16 @@
 mod error;
 mod facts;
 mod file;
+#[cfg(test)]
+mod hostile;
 mod interface;
 mod lift;
 mod node;
 mod ops;
 mod outside;
+mod scan;
 mod tensor;
+mod text;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -38,6 +42,7 @@ use error::Result;
 pub use error::{Fault, Place, ReadError};
 use file::{Bytes, Files};
 pub(crate) use outside::Whole;
+pub use text::text;
 
 /// Opsets whose operators are those that are known here.
 const OPSETS: std::ops::RangeInclusive<i64> = 21..=26;

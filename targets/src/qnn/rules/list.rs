@@ -82,6 +82,8 @@ rules! {
         "use the same constants for both";
     MOVEMENT_PARAMETERS "movement-parameters" Untried "an op that only moves numbers changes their scale or zero point",
         "use the same ones for all its inputs and results";
+    MOVEMENT_ZERO_POINT "movement-zero-point" Wrong "a Transpose or Concat changes the zero point",
+        "use the same scale and zero point for all its inputs and results";
     ACTIVATION_SCALE "activation-scale" Untried "something else than a weight has several scales, or one that is computed",
         "use one stored scale and zero point";
     ACTIVATION_TYPE "activation-type" Untried "something else than a weight is rounded to other than 8 or 16 bits",
@@ -123,11 +125,15 @@ rules! {
         "use uint16 or uint8 for uint16, uint8 for uint8, int16 or uint8 for int16";
     NORM_AXIS "norm-axis" Cpu "an RMS norm is not over the last axis, or has more than four axes",
         "transpose or reshape around it";
+    NORM_ROWS "norm-rows" Wrong "an RMS norm of floats or 8 bits has four axes, of which the first two are not known to be 1",
+        "reshape around it: [1, H, T, D] to [1, 1, H·T, D]";
     LAYER_NORM_GAMMA "layer-norm-gamma" Cpu "the gain of a LayerNormalization is neither uint8 nor int16",
         "use uint8 or int16";
     DECOMPOSED_NORM "decomposed-norm" Imprecise "a mean of rounded numbers: their squares need too wide a range",
         "use SimplifiedLayerNormalization";
     SIGMOID_GRID "sigmoid-grid" Wrong "the result of a Sigmoid is rounded to another grid than the HTP's own",
+        "use scale 1/65536 for uint16, 1/256 for uint8, zero point 0";
+    SOFTMAX_GRID "softmax-grid" Wrong "the result of a Softmax is rounded to a grid that ends below 1 or, with 8 bits, starts elsewhere than at 0",
         "use scale 1/65536 for uint16, 1/256 for uint8, zero point 0";
     SOFTMAX_AXIS "softmax-axis" Untried "a Softmax is not over the last axis", "transpose around it";
     FLOAT_ONLY "float-only" Untried "an op that was tried with floats only works on rounded numbers",

@@ -25,6 +25,7 @@
 //! | `unquantized-tensor` | cpu | floats go into or out of an op of a quantized graph as they are |
 //! | `pair-parameters` | untried | a DequantizeLinear has another scale or zero point than its QuantizeLinear |
 //! | `movement-parameters` | untried | an op that only moves numbers changes their scale or zero point |
+//! | `movement-zero-point` | wrong | a Transpose or Concat changes the zero point |
 //! | `activation-scale` | untried | something else than a weight has several scales, or one that is computed |
 //! | `activation-type` | untried | something else than a weight is rounded to other than 8 or 16 bits |
 //! | `int16-op` | cpu | Neg, Clip, Expand or Tile works on int16 |
@@ -47,9 +48,11 @@
 //! | `op-version` | refused | an op is younger than the opset |
 //! | `norm-gamma` | cpu | the gain of an RMS norm has a type that does not go with the activation |
 //! | `norm-axis` | cpu | an RMS norm is not over the last axis, or has more than four axes |
+//! | `norm-rows` | wrong | an RMS norm of floats or 8 bits has four axes, of which the first two are not known to be 1 |
 //! | `layer-norm-gamma` | cpu | the gain of a LayerNormalization is neither uint8 nor int16 |
 //! | `decomposed-norm` | imprecise | a mean of rounded numbers: their squares need too wide a range |
 //! | `sigmoid-grid` | wrong | the result of a Sigmoid is rounded to another grid than the HTP's own |
+//! | `softmax-grid` | wrong | the result of a Softmax is rounded to a grid that ends below 1 or, with 8 bits, starts elsewhere than at 0 |
 //! | `softmax-axis` | untried | a Softmax is not over the last axis |
 //! | `float-only` | untried | an op that was tried with floats only works on rounded numbers |
 //! | `boolean-mask` | cpu | a mask is boolean |

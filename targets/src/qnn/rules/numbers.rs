@@ -81,6 +81,15 @@ pub(super) fn count(tensor: &TensorProto) -> Option<u64> {
     tensor.dims.iter().try_fold(1u64, |all, &dim| all.checked_mul(u64::try_from(dim).ok()?))
 }
 
+/// The numbers of a list of sizes; none if they lie outside.
+pub(super) fn sizes(tensor: &TensorProto) -> Vec<i64> {
+    match (Element::of(tensor.data_type), &tensor.raw_data[..]) {
+        (Some(I64), []) => tensor.int64_data.clone(),
+        (Some(I64), bytes) => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect(),
+        _ => vec![],
+    }
+}
+
 /// Bytes of a tensor, packed.
 pub(super) fn size(tensor: &TensorProto) -> u64 {
     let bits = Element::of(tensor.data_type).map_or(8, Element::bits);

@@ -4,7 +4,7 @@ use onnx_protobuf::NodeProto;
 
 use super::graph::{Graph, input, int, is, is_default, is_rounding, place};
 use super::infer::along_last;
-use super::numbers::Element;
+use super::numbers::{self, Element};
 use super::{Found, list};
 use Element::{Bool, F16, F32, I8, I16, I32, I64, U8, U16};
 
@@ -139,6 +139,9 @@ fn check_norm(graph: &Graph<'_>, node: &NodeProto, found: &mut Found) {
         found.add(&list::NORM_AXIS, place(node), format!("axis {axis} of {rank}"));
     }
     let element = |i: usize| graph.read_grid(node, i).map(|grid| grid.element);
+    if rank == 4 && matches!(element(0), None | Some(U8)) && !is_one_matrix(graph, node) {
+        found.add(&list::NORM_ROWS, place(node), element(0).map_or("floats".into(), Element::name));
+    }
     let allowed: &[Element] = match element(0) {
         Some(U16) => &[U8, U16, I16],
         Some(I16) => &[U8, I16],
@@ -151,6 +154,30 @@ fn check_norm(graph: &Graph<'_>, node: &NodeProto, found: &mut Found) {
         && !allowed.contains(&gamma)
     {
         found.add(&list::NORM_GAMMA, place(node), format!("{} for {}", gamma.name(), act.name()));
+    }
+}
+
+/// Whether what a node is given, of four axes, comes from an input or a `Reshape` that says the first two to be 1.
+fn is_one_matrix(graph: &Graph<'_>, node: &NodeProto) -> bool {
+    let Some(mut name) = input(node, 0) else { return false };
+    // Two pairs stand there at most: a rounding and a conversion.
+    for _ in 0..4 {
+        match graph.value(name).and_then(|value| value.producer).filter(|node| is_rounding(node)) {
+            Some(rounding) => name = input(rounding, 0).unwrap_or_default(),
+            None => break,
+        }
+    }
+    match graph.value(name).and_then(|value| value.producer) {
+        Some(reshape) if is(reshape, "Reshape") => {
+            let sizes = graph.operand(reshape, 1).and_then(|sizes| sizes.tensor).map(numbers::sizes);
+            sizes.is_some_and(|sizes| sizes.starts_with(&[1, 1]))
+        }
+        Some(_) => false,
+        None => {
+            let declared = graph.proto.input.iter().find(|value| value.name == name);
+            let dims = declared.map(|value| value.type_.tensor_type().shape.dim.as_slice()).unwrap_or_default();
+            dims.len() == 4 && dims[..2].iter().all(|dim| dim.dim_value() == 1)
+        }
     }
 }
 
@@ -173,11 +200,22 @@ fn check_sigmoid<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found) 
     }
 }
 
-/// Its axis, and the mask that was added right before.
+/// Its axis, the grid of its result, and the mask that was added right before.
 fn check_softmax<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found) {
     let (axis, is_last) = along_last(graph, node);
     if !is_last {
         found.add(&list::SOFTMAX_AXIS, place(node), format!("axis {axis}"));
+    }
+    for grid in graph.written_grids(node) {
+        let step = match grid.element {
+            U16 => 1.0 / 65536.0,
+            U8 => 1.0 / 256.0,
+            _ => continue,
+        };
+        let reaches = graph.range(grid.scale).is_some_and(|scale| scale.min >= step);
+        if !reaches || grid.element == U8 && !graph.zeros(grid).is_some_and(|zeros| zeros.is_all(0.0)) {
+            found.add(&list::SOFTMAX_GRID, place(node), format!("{} by \"{}\"", grid.element.name(), grid.scale));
+        }
     }
     // The op behind the pair that rounds its result.
     let dequantize = graph.operand(node, 0).and_then(|x| x.producer);

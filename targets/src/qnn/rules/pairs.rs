@@ -91,7 +91,8 @@ fn check_wrapped(graph: &Graph<'_>, node: &NodeProto, found: &mut Found) {
     }
 }
 
-/// All grids around an op that moves numbers are the same, but for what is read from a stored table.
+/// All grids around an op that moves numbers are the same, but for what is read from a stored table. Other zero points
+/// are what the HTP does not see at all.
 fn check_movement<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found) {
     if !is_movement(node) || is(node, "Gather") && graph.stored(node, 0).is_some() {
         return;
@@ -99,7 +100,10 @@ fn check_movement<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found)
     let sources = if is(node, "Concat") { node.input.len() } else { 1 };
     let mut grids = (0..sources).filter_map(|i| graph.read_grid(node, i)).chain(graph.written_grids(node));
     let Some(first) = grids.next() else { return };
-    if let Some(other) = grids.find(|other| !graph.is_same(first, *other)) {
+    let others: Vec<Grid<'_>> = grids.filter(|other| !graph.is_same(first, *other)).collect();
+    let shifts = |other: &&Grid<'_>| other.element == first.element && graph.zeros(**other) != graph.zeros(first);
+    let shifted = others.iter().find(shifts).filter(|_| is(node, "Transpose") || is(node, "Concat"));
+    if let Some(other) = shifted.or(others.first()) {
         let what = format!(
             "{} by \"{}\", then {} by \"{}\"",
             first.element.name(),
@@ -107,6 +111,7 @@ fn check_movement<'a>(graph: &Graph<'a>, node: &'a NodeProto, found: &mut Found)
             other.element.name(),
             other.scale
         );
-        found.add(&list::MOVEMENT_PARAMETERS, place(node), what);
+        let rule = if shifted.is_some() { &list::MOVEMENT_ZERO_POINT } else { &list::MOVEMENT_PARAMETERS };
+        found.add(rule, place(node), what);
     }
 }

@@ -5,6 +5,7 @@ use super::net::*;
 /// One op with a stored operand behind its inputs: an integer on a grid of its own, a float if 0.
 fn with_stored(kind: &str, act: i32, stored: i32) -> Net {
     let mut net = op(kind, &[act], act);
+    net.graph().input[0] = info("x0", F32, &[1, 1, 4, 4]);
     let mut nodes = std::mem::take(&mut net.graph().node);
     let at = nodes.iter().position(|node| node.name == "y").unwrap();
     if stored == 0 {
@@ -63,6 +64,29 @@ fn norms_are_over_the_last_axis() {
 }
 
 #[test]
+fn norms_are_over_one_matrix() {
+    for (act, gain, legal) in [(0, 0, false), (U8, U8, false), (U16, U16, true)] {
+        let expected: &[&str] = if legal { &[] } else { &["norm-rows"] };
+        let mut net = with_stored("SimplifiedLayerNormalization", act, gain);
+        net.graph().input[0] = info("x0", F32, &[1, 2, 4, 4]);
+        assert_eq!(net.broken(), expected, "{act}");
+        net.graph().input[0] = info("x0", F32, &[1, 8, 4]);
+        assert_eq!(net.broken(), [""; 0], "{act}");
+    }
+    for (sizes, expected) in
+        [(&[1, 1, -1, 4][..], &[][..]), (&[1, 2, -1, 4], &["norm-rows"]), (&[0, 0, -1, 4], &["norm-rows"])]
+    {
+        let mut net = with_stored("SimplifiedLayerNormalization", 0, 0);
+        net.ints("sizes", sizes);
+        let mut nodes = std::mem::take(&mut net.graph().node);
+        net.node("Reshape", "flat", &["x0", "sizes"]);
+        nodes.iter_mut().find(|node| node.name == "y").unwrap().input[0] = "flat".into();
+        net.graph().node.extend(nodes);
+        assert_eq!(net.broken(), expected, "{sizes:?}");
+    }
+}
+
+#[test]
 fn a_mean_of_rounded_numbers() {
     assert_eq!(op("ReduceMean", &[U16], U16).broken(), ["decomposed-norm"]);
     assert_eq!(op("ReduceMean", &[0], 0).broken(), [""; 0]);
@@ -82,6 +106,23 @@ fn sigmoid() {
         net.initializer("out.scale").raw_data = f32::to_le_bytes(scale).to_vec();
         net.initializer("out.zero").raw_data[0] = zero;
         assert_eq!(net.broken(), if legal { &[][..] } else { &["sigmoid-grid"] }, "{element} {scale} {zero}");
+    }
+}
+
+#[test]
+fn softmax() {
+    for (element, scale, zero, legal) in [
+        (U16, 1.0 / 65536.0, 0, true),
+        (U16, 1.0 / 65536.0, 1, true),
+        (U16, 0.5 / 65536.0, 0, false),
+        (U8, 1.0 / 255.0, 0, true),
+        (U8, 1.0 / 128.0, 127, false),
+        (U8, 1.0 / 512.0, 0, false),
+    ] {
+        let mut net = op("Softmax", &[element], element);
+        net.initializer("out.scale").raw_data = f32::to_le_bytes(scale).to_vec();
+        net.initializer("out.zero").raw_data[0] = zero;
+        assert_eq!(net.broken(), if legal { &[][..] } else { &["softmax-grid"] }, "{element} {scale} {zero}");
     }
 }
 

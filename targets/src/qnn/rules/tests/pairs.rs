@@ -91,6 +91,11 @@ fn moving_keeps_the_grid() {
         for grid in ["out", "g0", "g1"].iter().take(inputs + 1) {
             let mut net = net.clone();
             net.initializer(&format!("{grid}.zero")).raw_data[0] = 1;
+            let silent = ["Transpose", "Concat"].contains(&kind);
+            let rule = if silent { "movement-zero-point" } else { "movement-parameters" };
+            assert_eq!(net.broken(), [rule], "{kind} {grid}");
+            net.initializer(&format!("{grid}.zero")).raw_data[0] = 0;
+            net.initializer(&format!("{grid}.scale")).raw_data = 0.25f32.to_le_bytes().to_vec();
             assert_eq!(net.broken(), ["movement-parameters"], "{kind} {grid}");
         }
     }

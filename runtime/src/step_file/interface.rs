@@ -13,23 +13,23 @@ use crate::engine::EngineShape;
 
 /// One input or output of a session.
 #[derive(Clone, Debug)]
-pub(super) struct Port {
-    pub(super) name: String,
+pub(crate) struct Port {
+    pub(crate) name: String,
     /// Nothing for a type that no interface of ours has.
-    pub(super) element: Option<Element>,
+    pub(crate) element: Option<Element>,
     /// -1 where dynamic.
-    pub(super) dims: Vec<i64>,
+    pub(crate) dims: Vec<i64>,
 }
 
 /// What the interface leaves to the file.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Interface {
+pub(crate) struct Interface {
     /// Cached positions (P), unless dynamic.
-    pub(super) cached: Option<usize>,
+    pub(crate) cached: Option<usize>,
     /// Type of `cos`, `sin`, `attn_mask` and `logits`.
-    pub(super) float: Element,
+    pub(crate) float: Element,
     /// Types of the keys and the values of each layer.
-    pub(super) caches: Vec<[Element; 2]>,
+    pub(crate) caches: Vec<[Element; 2]>,
 }
 
 impl Interface {
@@ -37,7 +37,7 @@ impl Interface {
     ///
     /// # Errors
     /// Says what of which input or output is wrong.
-    pub(super) fn check(
+    pub(crate) fn check(
         inputs: &[Port],
         outputs: &[Port],
         shape: &EngineShape,

@@ -13,19 +13,19 @@ use crate::engine::HIDDEN;
 
 /// Sizes of a step and of the file that runs it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     /// Tokens of the step (T).
-    pub(super) tokens: usize,
+    pub(crate) tokens: usize,
     /// Tokens of the file (S).
-    pub(super) file_tokens: usize,
+    pub(crate) file_tokens: usize,
     /// Cached positions of the step (C).
-    pub(super) cached: usize,
+    pub(crate) cached: usize,
     /// Cached positions of the file (P).
-    pub(super) file_cached: usize,
+    pub(crate) file_cached: usize,
 }
 
 /// The mask of a step, `[T, C+T]`, in that of a file, `[S, P+S]`. Nothing is lower than `lowest`.
-pub(super) fn mask<E: Stored>(out: &mut Vec<E>, mask: &[f32], room: Room, lowest: f32) {
+pub(crate) fn mask<E: Stored>(out: &mut Vec<E>, mask: &[f32], room: Room, lowest: f32) {
     let Room { tokens, file_tokens, cached, file_cached } = room;
     let store = |x: f32| E::store(x.max(lowest), CacheGrid::NONE);
     out.clear();
@@ -43,7 +43,7 @@ pub(super) fn mask<E: Stored>(out: &mut Vec<E>, mask: &[f32], room: Room, lowest
 }
 
 /// Cached values, `[KV, C, D]`, in those of a file, `[KV, P, D]`; what is behind them becomes 0.
-pub(super) fn values<E: Stored>(out: &mut Vec<E>, rows: &[f32], room: Room, width: usize, grid: CacheGrid) {
+pub(crate) fn values<E: Stored>(out: &mut Vec<E>, rows: &[f32], room: Room, width: usize, grid: CacheGrid) {
     let Room { cached, file_cached, .. } = room;
     let heads = rows.len() / (cached * width);
     out.clear();
@@ -55,7 +55,7 @@ pub(super) fn values<E: Stored>(out: &mut Vec<E>, rows: &[f32], room: Room, widt
 }
 
 /// Cached keys, `[KV, C, D]`, in those of a file, `[KV, D, P]`; what is behind them becomes 0.
-pub(super) fn keys<E: Stored>(out: &mut Vec<E>, rows: &[f32], room: Room, width: usize, grid: CacheGrid) {
+pub(crate) fn keys<E: Stored>(out: &mut Vec<E>, rows: &[f32], room: Room, width: usize, grid: CacheGrid) {
     let Room { cached, file_cached, .. } = room;
     let heads = rows.len() / (cached * width);
     out.clear();
@@ -77,7 +77,7 @@ pub(super) fn keys<E: Stored>(out: &mut Vec<E>, rows: &[f32], room: Room, width:
 const BLOCK: usize = 32;
 
 /// New values of a file, `[KV, S, D]`, as the host wants them, `[KV, T, D]`.
-pub(super) fn new_values<E: Stored>(out: &mut Vec<f32>, file: &[E], room: Room, width: usize, grid: CacheGrid) {
+pub(crate) fn new_values<E: Stored>(out: &mut Vec<f32>, file: &[E], room: Room, width: usize, grid: CacheGrid) {
     out.clear();
     for head in file.chunks_exact(room.file_tokens * width) {
         out.extend(head[..room.tokens * width].iter().map(|q| q.load(grid)));
@@ -85,7 +85,7 @@ pub(super) fn new_values<E: Stored>(out: &mut Vec<f32>, file: &[E], room: Room, 
 }
 
 /// New keys of a file, `[KV, D, S]`, as the host wants them, `[KV, T, D]`.
-pub(super) fn new_keys<E: Stored>(out: &mut Vec<f32>, file: &[E], room: Room, width: usize, grid: CacheGrid) {
+pub(crate) fn new_keys<E: Stored>(out: &mut Vec<f32>, file: &[E], room: Room, width: usize, grid: CacheGrid) {
     out.clear();
     for head in file.chunks_exact(width * room.file_tokens) {
         for p in 0..room.tokens {
@@ -95,7 +95,7 @@ pub(super) fn new_keys<E: Stored>(out: &mut Vec<f32>, file: &[E], room: Room, wi
 }
 
 /// Logits of the asked rows out of those of all rows, `[S, V]`.
-pub(super) fn logits<E: Stored>(out: &mut Vec<f32>, file: &[E], rows: &[u32], vocab: usize) {
+pub(crate) fn logits<E: Stored>(out: &mut Vec<f32>, file: &[E], rows: &[u32], vocab: usize) {
     out.clear();
     for &row in rows {
         out.extend(file[row as usize * vocab..][..vocab].iter().map(|x| x.load(CacheGrid::NONE)));

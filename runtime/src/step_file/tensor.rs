@@ -13,12 +13,12 @@ pub struct CacheGrid {
 
 impl CacheGrid {
     /// What floats use: it changes nothing.
-    pub(super) const NONE: CacheGrid = CacheGrid { scale: 1.0, zero: 0 };
+    pub(crate) const NONE: CacheGrid = CacheGrid { scale: 1.0, zero: 0 };
 }
 
 /// Type of the numbers of one input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Element {
+pub(crate) enum Element {
     F32,
     F16,
     I32,
@@ -30,7 +30,7 @@ pub(super) enum Element {
 
 impl Element {
     /// Smallest and greatest of the integers that a cache may hold; nothing for other types.
-    pub(super) fn integers(self) -> Option<(i32, i32)> {
+    pub(crate) fn integers(self) -> Option<(i32, i32)> {
         match self {
             Element::U8 => Some((0, 255)),
             Element::I8 => Some((-128, 127)),
@@ -40,14 +40,14 @@ impl Element {
         }
     }
 
-    pub(super) fn is_float(self) -> bool {
+    pub(crate) fn is_float(self) -> bool {
         matches!(self, Element::F32 | Element::F16)
     }
 }
 
 /// A number as a file stores it. Integers are `clamp(round_half_even(x / scale) + zero)` and mean `(q - zero) * scale`,
 /// as ONNX defines `QuantizeLinear` and `DequantizeLinear`; a NaN becomes the integer 0.
-pub(super) trait Stored: Copy + Default + Send + Sync {
+pub(crate) trait Stored: Copy + Default + Send + Sync {
     fn store(x: f32, grid: CacheGrid) -> Self;
     fn load(self, grid: CacheGrid) -> f32;
 }
@@ -87,7 +87,7 @@ stored!(u8, i8, u16, i16);
 
 /// The numbers of one input.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Tensor {
+pub(crate) enum Tensor {
     F32(Vec<f32>),
     F16(Vec<f16>),
     I32(Vec<i32>),
@@ -101,14 +101,14 @@ pub(super) enum Tensor {
 macro_rules! with_numbers {
     ($tensor:expr, $data:ident => $body:expr) => {
         match $tensor {
-            $crate::onnxruntime::tensor::Tensor::F32($data) => $body,
-            $crate::onnxruntime::tensor::Tensor::F16($data) => $body,
-            $crate::onnxruntime::tensor::Tensor::U8($data) => $body,
-            $crate::onnxruntime::tensor::Tensor::I8($data) => $body,
-            $crate::onnxruntime::tensor::Tensor::U16($data) => $body,
-            $crate::onnxruntime::tensor::Tensor::I16($data) => $body,
+            $crate::step_file::tensor::Tensor::F32($data) => $body,
+            $crate::step_file::tensor::Tensor::F16($data) => $body,
+            $crate::step_file::tensor::Tensor::U8($data) => $body,
+            $crate::step_file::tensor::Tensor::I8($data) => $body,
+            $crate::step_file::tensor::Tensor::U16($data) => $body,
+            $crate::step_file::tensor::Tensor::I16($data) => $body,
             // Only token ids are plain integers, and nobody stores floats there.
-            $crate::onnxruntime::tensor::Tensor::I32(_) => {}
+            $crate::step_file::tensor::Tensor::I32(_) => {}
         }
     };
 }
@@ -119,7 +119,7 @@ impl Tensor {
     ///
     /// # Errors
     /// Says so when there is not that much.
-    pub(super) fn with_room(element: Element, room: usize) -> Result<Self, String> {
+    pub(crate) fn with_room(element: Element, room: usize) -> Result<Self, String> {
         match element {
             Element::F32 => reserved(room).map(Tensor::F32),
             Element::F16 => reserved(room).map(Tensor::F16),
