@@ -121,7 +121,7 @@ impl Trial {
             if let Some(float) = float {
                 ask("float", json!({ "outputs": float, "min_cosine": self.recipe.float }));
             }
-            let mut htp = json!({ "provider": "qnn", "compare_cpu": self.recipe.htp });
+            let mut htp = json!({ "provider": "qnn", "compare_cpu": self.recipe.htp_rows });
             if context && i == 0 {
                 htp["context"] = json!(file.path.with_file_name("model_ctx.onnx"));
             }
@@ -129,11 +129,15 @@ impl Trial {
         }
     }
 
-    /// New rows are at most so many steps of their grid from ours.
+    /// What the judge has no word for: new rows are at most so many steps of their grid from ours, and logits of the HTP
+    /// nearer than rows.
     fn check(&self, reports: &mut std::vec::IntoIter<Value>) {
         for asked in &self.asked {
             let report = reports.next().unwrap();
-            eprintln!("{} {} {} {report}", self.name, asked.file, asked.what);
+            if asked.what == "htp" {
+                let cosine = report["cpu"]["logits"]["cosine"].as_f64().unwrap();
+                assert!(cosine >= self.recipe.htp, "{}: logits have cosine {cosine} to the CPU", self.name);
+            }
             if asked.what != "ours" {
                 continue;
             }
