@@ -22,7 +22,7 @@ pub mod generate;
 pub mod onnxruntime;
 pub mod sample;
 pub mod session;
-mod step_file;
+pub mod step_file;
 pub mod tract;
 pub mod tract_onnx;
 pub mod verify;

@@ -1,7 +1,7 @@
 //! What engines share that run a file of the step graph with inputs and outputs of a fixed interface.
 //!
 //! `interface` checks what a file offers; `tensor` holds numbers as it stores them; `fill` takes them from the host's
-//! buffers and back; [`Inputs`] are those of one file, written anew each step.
+//! buffers and back; `Inputs` are those of one file, written anew each step.
 
 mod fill;
 mod interface;
