@@ -198,9 +198,9 @@ fn a_compiled_file_runs_as_the_one_it_was_made_of() {
     // The second time it replaces the first.
     for _ in 0..2 {
         compile(&libraries, &source.path, HTP, &out).unwrap();
-        assert_eq!(names(&out), ["model_ctx.onnx", "model_ctx_qnn.bin"]);
+        assert_eq!(names(&out), ["uint8_ctx.onnx", "uint8_ctx_qnn.bin"]);
     }
-    let compiled = StepFile { path: out.join("model_ctx.onnx"), tokens: Some(4) };
+    let compiled = StepFile { path: out.join("uint8_ctx.onnx"), tokens: Some(4) };
     let mut compiled = open(&libraries, &[compiled], Some(UINT8), HTP).unwrap();
     let mut direct = open(&libraries, &[source], Some(UINT8), HTP).unwrap();
     for t in 1..=4 {
@@ -209,7 +209,7 @@ fn a_compiled_file_runs_as_the_one_it_was_made_of() {
     }
     let refused = compile(&libraries, &file("float", None).path, HTP, &out).unwrap_err().to_string();
     assert!(refused.contains("float.onnx"), "{refused}");
-    assert_eq!(names(&out), ["model_ctx.onnx", "model_ctx_qnn.bin"]);
+    assert_eq!(names(&out), ["uint8_ctx.onnx", "uint8_ctx_qnn.bin"]);
 }
 
 fn names(folder: &Path) -> Vec<String> {
