@@ -19,6 +19,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let (done, failure) = match cli.command {
         Command::Build(args) => (commands::build::run(&args), FAILED),
+        Command::List(args) => (commands::list::run(&args), FAILED),
+        Command::Clean(args) => (commands::clean::run(&args), FAILED),
         Command::Export(args) => (commands::export::run(&args), FAILED),
         Command::Show(args) => (commands::show::run(&args), FAILED),
         Command::Verify(args) => (commands::verify::run(&args), NOT_RUN),

@@ -194,7 +194,5 @@ pub fn checkpoint_of(folder: &Path, models: Option<&Path>) -> Result<Option<Path
         !manifest.checkpoint.is_empty() && manifest.checkpoint.iter().all(equal)
     };
     let mut places = [Some(PathBuf::from(&written)), models.map(|m| m.join(&written))].into_iter().flatten();
-    let found = places.find(|place| same(place));
-    digests.save();
-    Ok(found)
+    Ok(places.find(|place| same(place)))
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use build::{Build, Context, Export};
+pub(crate) use build::{Build, Clean, Context, Export, FRESHNESS, List};
 pub(crate) use run::{Run, Sampling};
 pub(crate) use show::Show;
 pub(crate) use verify::{Bench, Verify};
@@ -31,8 +31,12 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Build the artifacts of a recipe that are not fresh
+    /// Build the artifacts of recipes that are not fresh
     Build(Build),
+    /// List builds and artifacts
+    List(List),
+    /// Remove artifacts, and what killed builds left
+    Clean(Clean),
     /// Export a checkpoint to one artifact, without a recipe
     Export(Export),
     /// Print what a recipe, an artifact or a checkpoint says

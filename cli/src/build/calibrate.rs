@@ -1,12 +1,12 @@
 //! The ranges of a build's values: from a file beside an earlier artifact, or from running the model over texts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffulex_compiler::ir::{self, Module, WeightSource};
 use diffulex_compiler::quant::GridType;
 use diffulex_compiler::recipe::qnn::RangeMethod;
-use diffulex_compiler::recipe::{Diagnostic, Diagnostics, Qnn};
+use diffulex_compiler::recipe::{self, Diagnostic, Diagnostics, Located, Qnn};
 use diffulex_runtime::calibrate::{Method, Ranges, Wanted, calibrate};
 use diffulex_runtime::chat::{Chat, Message};
 use diffulex_targets::qnn::{self, Rounding};
@@ -104,10 +104,22 @@ fn key(job: &Job, module: &Module, texts: &[Vec<u32>], how: &str) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The file of texts that a build names, as it is written and where it lies, if it is there.
+pub(super) fn file(build: &recipe::Build) -> Option<(String, PathBuf)> {
+    let recipe::Target::Qnn(asked) = &build.target.value else { return None };
+    let path = path(asked.file.as_ref()?);
+    path.is_file().then(|| (asked.file.as_ref().map(|file| file.value.clone()).unwrap_or_default(), path))
+}
+
+/// Where a file that a recipe names lies: beside the recipe.
+fn path(file: &Located<String>) -> PathBuf {
+    file.origin.file().folder().join(&file.value)
+}
+
 /// What the recipe has the model read: questions and answers in turn.
 fn lines(asked: &Qnn) -> Result<Vec<String>, Error> {
     let Some(file) = &asked.file else { return Ok(asked.texts.iter().map(|text| text.value.clone()).collect()) };
-    let path = file.origin.file().folder().join(&file.value);
+    let path = path(file);
     let refuse = |what: String| {
         let refusal = Diagnostic::refusal("calibration::file", format!("{}: {what}", path.display()));
         Error::Recipe(Diagnostics(vec![refusal.label(&file.origin, "lines of text are expected there")]))

@@ -8,7 +8,7 @@ use diffulex_targets::qnn::{Options, Soc};
 use crate::Error;
 
 /// Compiles the graph of a file for a chip into a folder.
-pub type MakeContext<'a> = dyn Fn(&Path, &Soc, &Path) -> Result<(), Error> + 'a;
+pub type MakeContext<'a> = dyn Fn(&Path, &Soc, &Path) -> Result<(), Error> + Sync + 'a;
 
 /// Puts the contexts of all graphs for all chips into `bundle`, where the graphs lie.
 ///

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -58,14 +58,24 @@ impl<'a> Digests<'a> {
         self.changed = true;
         Ok(sha256)
     }
+}
 
-    /// Keeps what was learnt. Where that fails, the next run reads the files again.
-    pub(crate) fn save(&self) {
-        if self.changed
-            && let Ok(text) = serde_json::to_vec(&self.known)
-        {
-            let written = self.file.parent().map_or(Ok(()), std::fs::create_dir_all);
-            let _ = written.and_then(|()| std::fs::write(&self.file, text));
+impl Drop for Digests<'_> {
+    /// Keeps what was learnt of files that are still there, whatever became of the work. Where that fails, the next run
+    /// reads the files again.
+    fn drop(&mut self) {
+        if !self.changed {
+            return;
+        }
+        self.known.retain(|path, _| path.exists());
+        if let (Some(folder), Ok(text)) = (self.file.parent(), serde_json::to_vec(&self.known)) {
+            let _ = std::fs::create_dir_all(folder);
+            let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
+                file.write_all(&text)?;
+                Ok(file.persist(&self.file)?)
+            });
+            // Read-only folders are nothing to complain of.
+            let _ = written;
         }
     }
 }

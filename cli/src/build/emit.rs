@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
 use diffulex_compiler::ir::Module;
-use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
+use diffulex_compiler::recipe::Located;
+use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest, Origin};
 use diffulex_targets::coreml::Lint;
 use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml, onnx, qnn};
 
 use super::calibrate::CALIBRATION;
 use super::check;
 use super::context::{self, MakeContext};
-use super::freshness::Freshness;
 use super::job::{self, Compiled, Event, Job};
 use super::lints::allowed;
-use super::plan::Plan;
+use super::plan;
 use crate::Error;
 use crate::report::{REPORT, Report};
 
@@ -26,12 +26,12 @@ use crate::report::{REPORT, Report};
 /// # Errors
 /// As [`job::compile`], and when something cannot be written.
 pub fn run(
-    plan: &Plan,
+    job: &Job,
+    folder: &Path,
     contexts: Result<&MakeContext<'_>, &str>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report, Error> {
-    let job = &plan.job;
-    let mut bundle = Bundle::create(&plan.folder)?;
+    let mut bundle = Bundle::create(folder)?;
     let Compiled { module, calibration } = job::compile(job, None, observe)?;
     let planned = planned(job, &module, &job.build.name)?;
     observe(Event::Lints(&planned.lints()));
@@ -39,7 +39,7 @@ pub fn run(
     if let (Planned::Coreml(packages), true) = (&planned, job::checked(&job.build)) {
         check(&mut bundle, job, packages)?;
     }
-    if let (Target::Qnn(options), true) = (job::target(&job.build), job::contexts(&job.build)) {
+    if let (Target::Qnn(options), false) = (job::target(&job.build), job::chips(&job.build).is_empty()) {
         match contexts {
             Ok(make) => context::put(&mut bundle, &graphs(&planned), &options, make)?,
             Err(why) => observe(Event::WithoutContexts(why)),
@@ -49,16 +49,13 @@ pub fn run(
         bundle.write(CALIBRATION, |out| out.write_all(calibration.as_bytes()))?;
     }
     bundle.write(REPORT, |out| out.write_all(report.to_json().as_bytes()))?;
-    let config = matches!(job::target(&job.build), Target::Qnn(_)).then_some("config.json");
-    for name in Plan::TEXT_FILES.into_iter().chain(config) {
-        let file = job.checkpoint.folder().join(name);
-        if file.exists() {
-            bundle.copy(name, &file)?;
-        }
+    let config = matches!(job::target(&job.build), Target::Qnn(_)).then(|| job.checkpoint.folder().join("config.json"));
+    for file in plan::texts(&job.checkpoint).into_iter().chain(config) {
+        bundle.copy(&file.file_name().unwrap_or_default().to_string_lossy(), &file)?;
     }
     bundle.write("generation.json", |out| out.write_all(generation_json(&job.generation).as_bytes()))?;
     let step = if let Planned::Onnx(files) = &planned { Some(files.step()) } else { None };
-    bundle.finish(Manifest { step, ..manifest(plan) })?;
+    bundle.finish(Manifest { step, ..manifest(job) })?;
     Ok(report)
 }
 
@@ -100,8 +97,7 @@ pub fn export(
         return Err(Error::Usage(format!("{}: the name of {what} ends in `.{ending}`", output.display())));
     }
     if let Target::Qnn(_) = target {
-        let plan = Plan { job: job.clone(), folder: output.into(), freshness: Freshness::Absent };
-        let report = run(&plan, contexts, observe)?;
+        let report = run(job, output, contexts, observe)?;
         return Ok((report, Manifest::read(output)?.artifact_bytes()));
     }
     let Compiled { module, .. } = job::compile(job, None, observe)?;
@@ -195,15 +191,22 @@ pub(super) fn artifact_name(job: &Job) -> String {
 }
 
 /// Everything a manifest says before the files are known.
-pub(super) fn manifest(plan: &Plan) -> Manifest {
-    let job = &plan.job;
+fn manifest(job: &Job) -> Manifest {
+    let (model, card) = (&job.build.model, job.checkpoint.card());
+    let said = |value: &Option<Located<String>>| value.as_ref().map(|value| value.value.clone());
     Manifest {
         name: job.build.name.clone(),
         target: job::target(&job.build).name().into(),
         artifact: artifact_name(job),
-        tool: format!("diffulex-edge {}", env!("CARGO_PKG_VERSION")),
+        tool: super::tool(),
         recipe: job.build.effective_values().iter().cloned().collect(),
+        origin: Origin {
+            name: said(&model.origin),
+            license: said(&model.license).or(card.license),
+            base_models: card.base_models,
+        },
         checkpoint: job.inputs.clone(),
+        reads: job.reads.clone(),
         files: Default::default(),
         step: None,
     }

@@ -59,13 +59,24 @@ impl Network {
         let Ok(folder) = model.resolve(models) else {
             return Err(format!("there is neither `[model.sizes]` nor a checkpoint folder `{}`", *model.checkpoint));
         };
-        let read = || {
-            let checkpoint = Checkpoint::open(&folder)?;
-            let tokens = (checkpoint.mask_id()?, checkpoint.end_ids()?);
-            let config = checkpoint.config();
-            Ok(Network { family: config.family, decoder: config.decoder.clone(), tokens })
-        };
-        read().map_err(|error: Error| error.to_string())
+        let opened = Checkpoint::open(&folder).map_err(Error::from);
+        opened.and_then(|checkpoint| Network::of_checkpoint(&checkpoint)).map_err(|error| error.to_string())
+    }
+
+    /// That of a checkpoint.
+    ///
+    /// # Errors
+    /// When the tokenizer's files are damaged.
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Network, Error> {
+        let tokens = (checkpoint.mask_id()?, checkpoint.end_ids()?);
+        let config = checkpoint.config();
+        Ok(Network { family: config.family, decoder: config.decoder.clone(), tokens })
+    }
+
+    /// Numbers of the largest tensor.
+    pub fn largest(&self) -> u64 {
+        let numbers = |(_, shape): (String, Vec<u32>)| shape.iter().map(|&n| u64::from(n)).product();
+        self.decoder.weights().into_iter().map(numbers).max().unwrap_or(0)
     }
 
     /// Numbers in all tensors, and how many tensors there are.

@@ -62,6 +62,8 @@ pub struct Job {
     pub generation: Generation,
     /// SHA-256 of each file of the checkpoint that takes part.
     pub inputs: BTreeMap<String, String>,
+    /// SHA-256 of each other file that the recipe names.
+    pub reads: BTreeMap<String, String>,
     /// The folder of an earlier artifact, whose calibration may still hold.
     pub earlier: Option<PathBuf>,
 }
@@ -226,9 +228,22 @@ pub(super) fn check(build: &recipe::Build) -> Result<(), Diagnostics> {
     if wrong.is_empty() { Ok(()) } else { Err(Diagnostics(wrong)) }
 }
 
-/// Whether context binaries are asked for.
-pub(super) fn contexts(build: &recipe::Build) -> bool {
-    matches!(&build.target.value, RecipeTarget::Qnn(asked) if asked.contexts.value)
+/// The chips that context binaries are asked for.
+pub(super) fn chips(build: &recipe::Build) -> Vec<&'static str> {
+    match &build.target.value {
+        RecipeTarget::Qnn(asked) if asked.contexts.value => socs(asked).flatten().map(|soc| soc.name).collect(),
+        _ => vec![],
+    }
+}
+
+/// Whether matrices are stored column after column.
+pub(super) fn turns(build: &recipe::Build) -> bool {
+    matches!(build.target.value, RecipeTarget::Onnx { .. } | RecipeTarget::Qnn(_))
+}
+
+/// Whether the model runs while it is built.
+pub(super) fn runs(build: &recipe::Build) -> bool {
+    checked(build) || target(build).rounding().is_some()
 }
 
 /// Whether a check for a Mac stands beside the artifact.

@@ -12,19 +12,31 @@ mod check;
 mod context;
 mod digests;
 mod emit;
+mod estimate;
 mod forecast;
 mod freshness;
 mod job;
 pub mod lints;
+mod lock;
 mod plan;
+mod recipes;
 mod refused;
+pub mod schedule;
 
 pub use context::MakeContext;
 pub(crate) use digests::Digests;
 pub use digests::Progress;
 pub use emit::{export, foreseen, run};
+pub use estimate::{Estimate, fits, fits_disk, free_memory};
 pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;
 pub use job::{Compiled, Event, Job, compile, goes_through};
+pub use lock::{LOCK, Lock, Locked};
 pub(crate) use plan::inputs;
-pub use plan::{Options, Plan, plan};
+pub use plan::{Options, Plan, Planner, artifacts, folders, plan};
+pub use recipes::recipes;
+
+/// This program and its version, as manifests name it.
+pub(crate) fn tool() -> String {
+    format!("diffulex-edge {}", env!("CARGO_PKG_VERSION"))
+}

@@ -8,9 +8,10 @@ use diffulex_compiler::checkpoint::Checkpoint;
 use diffulex_compiler::generation::{Family, Generation, Reuse};
 use diffulex_compiler::recipe::{self, Recipe};
 
-use diffulex_targets::artifact;
+use diffulex_targets::artifact::{self, Manifest};
 
 use super::agreement;
+use super::calibrate;
 use super::digests::{Digests, Progress};
 use super::emit;
 use super::freshness::{self, Freshness};
@@ -28,11 +29,15 @@ pub struct Options {
     pub out: PathBuf,
     /// Only builds whose name contains this text.
     pub only: Option<String>,
+    /// Whether context binaries can be made here: then builds that lack theirs are stale.
+    pub contexts: bool,
 }
 
 /// One build: all that can change its bytes, and where they go.
 #[derive(Debug)]
 pub struct Plan {
+    /// The recipe it is a build of.
+    pub recipe: PathBuf,
     /// What to make.
     pub job: Job,
     /// The folder of the artifact.
@@ -44,38 +49,112 @@ pub struct Plan {
 /// Reads a recipe and plans its builds. `progress` is told of files whose digests are taken anew.
 ///
 /// # Errors
-/// All mistakes of the recipe together, or the first checkpoint that cannot be used.
-pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) -> Result<Vec<Plan>, Error> {
-    let Recipe { builds, .. } = recipe::load(path, &options.overrides)?;
-    let names: Vec<String> = builds.iter().map(|b| b.name.clone()).collect();
-    let wanted = |b: &recipe::Build| options.only.as_ref().is_none_or(|text| b.name.contains(text));
-    let builds: Vec<recipe::Build> = builds.into_iter().filter(wanted).collect();
-    if builds.is_empty() {
-        let only = options.only.as_deref().unwrap_or_default();
-        return Err(Error::Usage(format!("no build's name contains `{only}`; there are {}", names.join(", "))));
+/// All mistakes of the recipe together, or the first checkpoint that cannot be used; and when no build is wanted.
+pub fn plan<'a>(path: &Path, options: &'a Options, progress: &'a mut Progress<'a>) -> Result<Vec<Plan>, Error> {
+    let mut planner = Planner::new(options, progress);
+    let plans = planner.plan(path)?;
+    if plans.is_empty() { Err(planner.nothing()) } else { Ok(plans) }
+}
+
+/// Plans the builds of several recipes; a checkpoint that several of them name is looked at once.
+pub struct Planner<'a> {
+    options: &'a Options,
+    checkpoints: BTreeMap<PathBuf, (Arc<Checkpoint>, BTreeMap<String, String>)>,
+    digests: Digests<'a>,
+    /// The builds so far: the folder of each, and the recipe it is from.
+    taken: BTreeMap<PathBuf, PathBuf>,
+    /// Names of the builds that are not wanted.
+    unwanted: Vec<String>,
+}
+
+impl<'a> Planner<'a> {
+    /// No recipe is planned yet.
+    pub fn new(options: &'a Options, progress: &'a mut Progress<'a>) -> Planner<'a> {
+        let digests = Digests::open(&options.out, progress);
+        Planner { options, checkpoints: BTreeMap::new(), digests, taken: BTreeMap::new(), unwanted: Vec::new() }
     }
-    let mut checkpoints: BTreeMap<PathBuf, Arc<Checkpoint>> = BTreeMap::new();
-    let mut digests = Digests::open(&options.out, progress);
-    let mut plans = Vec::new();
-    for build in builds {
-        let folder = build.model.resolve(options.models.as_deref())?;
-        let checkpoint = match checkpoints.get(&folder) {
-            Some(known) => known.clone(),
-            None => {
-                let opened = Arc::new(Checkpoint::open(&folder)?);
-                checkpoints.insert(folder, opened.clone());
-                opened
+
+    /// Plans those builds of a recipe that are wanted.
+    ///
+    /// # Errors
+    /// All mistakes of the recipe together, the first checkpoint that cannot be used, or a build whose artifact would
+    /// stand where that of another recipe does.
+    pub fn plan(&mut self, path: &Path) -> Result<Vec<Plan>, Error> {
+        let Recipe { builds, .. } = recipe::load(path, &self.options.overrides)?;
+        let mut plans = Vec::new();
+        for build in builds {
+            if self.options.only.as_ref().is_some_and(|text| !build.name.contains(text)) {
+                self.unwanted.push(build.name);
+                continue;
             }
-        };
-        let inputs = inputs(&checkpoint, &mut digests)?;
-        let folder = options.out.join(target(&build).folder(&build.name));
-        let job = Job::new(build, checkpoint, inputs, Some(folder.clone()))?;
-        artifact::sweep(&folder);
-        let freshness = freshness::of(&job.build, &job.inputs, &folder, &mut digests);
-        plans.push(Plan { job, folder, freshness });
+            plans.push(self.build(path, build)?);
+        }
+        Ok(plans)
     }
-    digests.save();
-    Ok(plans)
+
+    /// Says that no build of any recipe was wanted.
+    pub fn nothing(&self) -> Error {
+        let only = self.options.only.as_deref().unwrap_or_default();
+        Error::Usage(format!("no build's name contains `{only}`; there are {}", self.unwanted.join(", ")))
+    }
+
+    fn build(&mut self, path: &Path, build: recipe::Build) -> Result<Plan, Error> {
+        let folder = self.options.out.join(target(&build).folder(&build.name));
+        if let Some(other) = self.taken.insert(folder.clone(), path.into()) {
+            let (name, path, other) = (&build.name, path.display(), other.display());
+            let what = "give one of them another `name`, or build it into another folder with `--out`";
+            return Err(Error::Usage(format!("{path} and {other} both have a build {name}: {what}")));
+        }
+        let (checkpoint, inputs) = self.checkpoint(build.model.resolve(self.options.models.as_deref())?)?;
+        let file = calibrate::file(&build);
+        let reads = file.into_iter().map(|(name, file)| Ok((name, self.digests.of(&file)?)));
+        let reads = reads.collect::<Result<_, Error>>()?;
+        let job = Job { reads, ..Job::new(build, checkpoint, inputs, Some(folder.clone()))? };
+        let freshness = freshness::of(&job, &folder, self.options.contexts, &mut self.digests);
+        if freshness == Freshness::Fresh {
+            artifact::sweep(&folder);
+        }
+        Ok(Plan { recipe: path.into(), job, folder, freshness })
+    }
+
+    /// The checkpoint in a folder, with the digests of its files.
+    fn checkpoint(&mut self, folder: PathBuf) -> Result<(Arc<Checkpoint>, BTreeMap<String, String>), Error> {
+        if let Some(known) = self.checkpoints.get(&folder) {
+            return Ok(known.clone());
+        }
+        let checkpoint = Arc::new(Checkpoint::open(&folder)?);
+        let inputs = inputs(&checkpoint, &mut self.digests)?;
+        self.checkpoints.insert(folder, (checkpoint.clone(), inputs.clone()));
+        Ok((checkpoint, inputs))
+    }
+}
+
+/// The folders that the artifacts of a recipe's builds have; no checkpoint is looked at.
+///
+/// # Errors
+/// All mistakes of the recipe together.
+pub fn folders(recipe: &Path, options: &Options) -> Result<Vec<PathBuf>, Error> {
+    let builds = recipe::load(recipe, &options.overrides)?.builds;
+    let wanted = |build: &recipe::Build| options.only.as_ref().is_none_or(|text| build.name.contains(text));
+    let folder = |build: recipe::Build| options.out.join(target(&build).folder(&build.name));
+    Ok(builds.into_iter().filter(wanted).map(folder).collect())
+}
+
+/// The artifacts in an output folder, by name; folders that are none are passed over.
+///
+/// # Errors
+/// When the folder is there and cannot be read.
+pub fn artifacts(out: &Path) -> Result<Vec<(PathBuf, Manifest)>, Error> {
+    let entries = match std::fs::read_dir(out).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        entries => entries.map_err(Error::io(out))?,
+    };
+    let hidden = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+    let folders = entries.into_iter().map(|entry| entry.path()).filter(|path| !hidden(path));
+    let mut found: Vec<(PathBuf, Manifest)> =
+        folders.filter_map(|folder| Manifest::read(&folder).ok().map(|manifest| (folder, manifest))).collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
 }
 
 /// What a host must know: the tokens of the checkpoint, the rest as the recipe says.
@@ -124,9 +203,9 @@ pub(super) fn with_tokens(build: &recipe::Build, family: Family, mask_id: u32, e
 
 /// Digests of the files of a checkpoint that a build reads.
 pub(crate) fn inputs(checkpoint: &Checkpoint, digests: &mut Digests<'_>) -> Result<BTreeMap<String, String>, Error> {
-    let folder = checkpoint.folder();
-    let small = Plan::TEXT_FILES.iter().chain(&["config.json", "generation_config.json"]).map(|name| folder.join(name));
-    let files = small.filter(|f| f.exists()).chain(checkpoint.files().map(Path::to_path_buf));
+    let facts = ["config.json", "generation_config.json", "README.md"].map(|name| checkpoint.folder().join(name));
+    let facts = facts.into_iter().filter(|file| file.exists());
+    let files = texts(checkpoint).into_iter().chain(facts).chain(checkpoint.files().map(Path::to_path_buf));
     files
         .map(|file| {
             let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -149,22 +228,24 @@ impl Job {
         check(&build)?;
         agreement::check(&build, &checkpoint)?;
         let generation = generation(&build, &checkpoint)?;
-        Ok(Job { build, checkpoint, generation, inputs, earlier })
+        Ok(Job { build, checkpoint, generation, inputs, reads: BTreeMap::new(), earlier })
     }
 }
+
+/// The files of a checkpoint that go into an artifact's folder as they are: those of the tokenizer, and its license.
+pub(super) fn texts(checkpoint: &Checkpoint) -> Vec<PathBuf> {
+    let licenses = checkpoint.license_files();
+    let names = TEXT_FILES.into_iter().chain(licenses.iter().map(String::as_str));
+    names.map(|name| checkpoint.folder().join(name)).filter(|file| file.exists()).collect()
+}
+
+/// Files that tell of text.
+const TEXT_FILES: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "added_tokens.json"];
 
 impl Plan {
     /// Where the artifact itself lies.
     pub fn artifact(&self) -> PathBuf {
         self.folder.join(emit::artifact_name(&self.job))
     }
-
-    /// Files of a checkpoint that go into an artifact's folder as they are, where they exist.
-    pub const TEXT_FILES: [&str; 5] = [
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "special_tokens_map.json",
-        "added_tokens.json",
-    ];
 }

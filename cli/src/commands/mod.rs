@@ -4,10 +4,12 @@
 pub(crate) mod bench;
 pub(crate) mod build;
 mod checks;
+pub(crate) mod clean;
 pub(crate) mod context;
 pub(crate) mod export;
 mod flags;
 mod lints;
+pub(crate) mod list;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod verify;
@@ -32,17 +34,43 @@ fn options(places: &Places) -> builds::Options {
         models: places.models.clone(),
         out: places.out.clone(),
         only: places.only.clone(),
+        contexts: context::missing().is_ok(),
+    }
+}
+
+/// Plans the builds of recipes, and of folders of recipes: those of recipes that can be used, and what is wrong with the
+/// others.
+fn planned(paths: &[PathBuf], places: &Places) -> Result<(Vec<builds::Plan>, Vec<Error>), Error> {
+    let (options, bar) = (options(places), bytes_bar("reading"));
+    let mut reading = reading(&bar);
+    let mut planner = builds::Planner::new(&options, &mut reading);
+    let (mut plans, mut mistakes) = (Vec::new(), Vec::new());
+    for recipe in builds::recipes(paths)? {
+        match planner.plan(&recipe) {
+            Ok(more) => plans.extend(more),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    if plans.is_empty() && mistakes.is_empty() {
+        mistakes.push(planner.nothing());
+    }
+    bar.finish_and_clear();
+    Ok((plans, mistakes))
+}
+
+/// Draws how far the reading of a large file is.
+fn reading(bar: &ProgressBar) -> impl FnMut(&Path, u64, u64) {
+    move |file, done, size| {
+        bar.set_prefix(format!("reading {}", file.file_name().unwrap_or_default().display()));
+        bar.set_length(size);
+        bar.set_position(done);
     }
 }
 
 /// Plans the builds of a recipe, with a bar while large files are read.
 fn plans(recipe: &Path, places: &Places) -> Result<Vec<builds::Plan>, Error> {
     let bar = bytes_bar("reading");
-    let planned = builds::plan(recipe, &options(places), &mut |file, done, size| {
-        bar.set_prefix(format!("reading {}", file.file_name().unwrap_or_default().display()));
-        bar.set_length(size);
-        bar.set_position(done);
-    });
+    let planned = builds::plan(recipe, &options(places), &mut reading(&bar));
     bar.finish_and_clear();
     planned
 }

@@ -1,9 +1,10 @@
 //! A Hugging Face folder: what its files say of the model, and its tensors, mapped and checked but not read.
 //!
 //! Reading order: [`json`] (keys and values), [`config`] (config.json and generation_config.json), [`names`] (tensor
-//! names), [`shards`] (the files), [`tokens`] (the mask token and those that end a text). What differs from family to
+//! names), [`shards`] (the files), [`tokens`] (the mask token and those that end a text), [`card`] (license and origin). What differs from family to
 //! family stands in `models`; only this folder and that one know Hugging Face names.
 
+pub mod card;
 pub mod config;
 pub mod error;
 pub mod json;
@@ -14,6 +15,7 @@ pub mod tokens;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+pub use card::Card;
 pub use config::Config;
 pub use error::CheckpointError;
 pub use shards::Shards;
@@ -51,6 +53,23 @@ impl Checkpoint {
     /// What config.json and generation_config.json say.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What its model card says.
+    pub fn card(&self) -> Card {
+        Card::read(&self.folder)
+    }
+
+    /// Names of the files in which its license stands, such as `LICENSE` or `NOTICE.txt`.
+    pub fn license_files(&self) -> Vec<String> {
+        let stem = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_uppercase();
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let files = entries.filter(|entry| entry.path().is_file());
+        let names = files.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> =
+            names.filter(|name| matches!(stem(name).as_str(), "LICENSE" | "LICENCE" | "NOTICE" | "COPYING")).collect();
+        names.sort();
+        names
     }
 
     /// The files of tensors, in the order of their names.

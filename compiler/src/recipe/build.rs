@@ -41,6 +41,10 @@ pub struct Model {
     pub family: Option<Located<Family>>,
     /// The checkpoint's folder as written; see [`Model::resolve`].
     pub checkpoint: Located<String>,
+    /// Where it comes from.
+    pub origin: Option<Located<String>>,
+    /// The terms it may be passed on under; its model card tells when absent.
+    pub license: Option<Located<String>>,
     /// What `config.json` says of the network, so that it is known before the download; only with `family`.
     pub sizes: Option<Sizes>,
 }

@@ -66,6 +66,8 @@ pub(super) const KEYS: &[Key] = &[
 
     key("model.family",        Kind::Choice(Family::NAMES),            "\"sdar\"",               "the model family; left out, config.json tells"),
     key("model.checkpoint",    Kind::Text,                             "\"SDAR-1.7B-Chat\"",     "the checkpoint's folder, beside this file or under --models"),
+    key("model.origin",        Kind::Text,                             "\"JetLM/SDAR-1.7B-Chat\"", "where the checkpoint comes from, for the manifest"),
+    key("model.license",       Kind::Text,                             "\"apache-2.0\"",         "the terms it may be passed on under, for the manifest; left out, those of its model card"),
 
     key("model.sizes.vocab",        Kind::Integer { min: 1, max: 1 << 24 }, "151936",            "rows of the token table; with the other sizes, what config.json says"),
     key("model.sizes.hidden",       Kind::Integer { min: 1, max: 1 << 20 }, "2048",              "width of the residual stream"),

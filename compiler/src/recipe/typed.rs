@@ -20,8 +20,10 @@ pub(super) trait FromValue: Sized {
 
 pub(super) fn model(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Model> {
     let checkpoint = settings.need("model.checkpoint", None, out);
+    let (origin, license) = (settings.optional("model.origin"), settings.optional("model.license"));
     let Some(asked) = settings.under("model.sizes").next().map(|(_, value)| value.origin.clone()) else {
-        return Some(Model { family: settings.optional("model.family"), checkpoint: checkpoint?, sizes: None });
+        let family = settings.optional("model.family");
+        return Some(Model { family, checkpoint: checkpoint?, origin, license, sizes: None });
     };
     // Which tensors there are of these sizes is the family's to say.
     let family = settings.need::<Family>("model.family", Some(&asked), out);
@@ -31,7 +33,7 @@ pub(super) fn model(settings: &Settings, out: &mut Vec<Diagnostic>) -> Option<Mo
         let place = &sizes.heads.origin;
         out.push(Diagnostic::refusal("recipe::sizes", what).label(place, "the sizes contradict each other"));
     }
-    Some(Model { family: Some(family), checkpoint: checkpoint?, sizes: Some(sizes) })
+    Some(Model { family: Some(family), checkpoint: checkpoint?, origin, license, sizes: Some(sizes) })
 }
 
 /// All sizes, because the one at `asked` is there.

@@ -241,7 +241,9 @@ mod tests {
             artifact: "a".into(),
             tool: "tool 1".into(),
             recipe: BTreeMap::new(),
+            origin: Default::default(),
             checkpoint: BTreeMap::new(),
+            reads: BTreeMap::new(),
             files: BTreeMap::new(),
             step: None,
         }

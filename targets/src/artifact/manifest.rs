@@ -29,13 +29,34 @@ pub struct Manifest {
     pub tool: String,
     /// The effective values of the recipe.
     pub recipe: BTreeMap<String, String>,
+    /// Where the checkpoint comes from.
+    #[serde(default)]
+    pub origin: Origin,
     /// SHA-256 of each file of the checkpoint.
     pub checkpoint: BTreeMap<String, String>,
+    /// SHA-256 of each other file that the recipe names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reads: BTreeMap<String, String>,
     /// The files of the folder, without the manifest.
     pub files: BTreeMap<String, FileEntry>,
     /// What a host must know to run a graph, where the artifact does not tell all of it itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<Step>,
+}
+
+/// Where a checkpoint comes from, and under which terms it may be passed on, as far as recipe and model card tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Where it is published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its license.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+    /// The models it was made from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub base_models: Vec<String>,
 }
 
 /// Inputs and outputs of the graphs of an artifact; those of the largest where there are several.

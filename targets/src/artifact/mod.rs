@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use bundle::{Bundle, sweep, write_alone};
-pub use manifest::{FileEntry, MANIFEST, Manifest, Step, Tensor};
+pub use manifest::{FileEntry, MANIFEST, Manifest, Origin, Step, Tensor};
 
 /// Why a folder cannot be written or does not hold what it should.
 #[derive(Debug, thiserror::Error)]
