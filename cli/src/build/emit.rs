@@ -5,10 +5,11 @@ use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::Module;
-use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest};
+use diffulex_compiler::ir::{self, Module};
+use diffulex_targets::artifact::{self, ArtifactError, Bundle, Claim, Manifest};
 use diffulex_targets::coreml::Lint;
-use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml, onnx, qnn};
+use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, Work, coreml, onnx, qnn};
+use sha2::{Digest, Sha256};
 
 use super::calibrate::CALIBRATION;
 use super::check;
@@ -31,11 +32,14 @@ pub fn run(
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report, Error> {
     let job = &plan.job;
-    let mut bundle = Bundle::create(&plan.folder)?;
+    let claim = Claim::artifact(&plan.folder)?;
     let Compiled { module, calibration } = job::compile(job, None, observe)?;
     let planned = planned(job, &module, &job.build.name)?;
     observe(Event::Lints(&planned.lints()));
-    let report = write(job, &planned, &mut |name, content| bundle.write(name, content), observe)?;
+    let mut bundle = Bundle::create(claim, &key(plan, &module))?;
+    let journal = bundle.journal();
+    let work = Work { source: job.checkpoint.as_ref(), journal: journal.as_deref() };
+    let report = write(&planned, work, &mut |name, content| bundle.write(name, content), observe)?;
     if let (Planned::Coreml(packages), true) = (&planned, job::checked(&job.build)) {
         check(&mut bundle, job, packages)?;
     }
@@ -117,8 +121,8 @@ pub fn export(
     // The packages of a chain are written side by side, and take their places when all of them are whole.
     let mut open: BTreeMap<String, Bundle> = BTreeMap::new();
     let report = write(
-        job,
         &planned,
+        Work::new(job.checkpoint.as_ref()),
         &mut |name, content| {
             let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
                 let one = matches!(planned, Planned::Xnnpack(..));
@@ -179,14 +183,14 @@ fn planned<'a>(job: &Job, module: &'a Module, name: &str) -> Result<Planned<'a>,
 
 /// Writes all files, each through `put`.
 fn write(
-    job: &Job,
     planned: &Planned<'_>,
+    work: Work<'_>,
     put: &mut dyn FnMut(&str, Content<'_>) -> Result<(), ArtifactError>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report, Error> {
     let make = &mut |name: &str, content: Content<'_>| put(name, content).map_err(Error::from);
     let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
-    Ok(Report { weights: planned.write(job.checkpoint.as_ref(), make, progress)? })
+    Ok(Report { weights: planned.write(work, make, progress)? })
 }
 
 /// The name of the artifact: `demo-xnnpack-f16.pte`.
@@ -207,6 +211,15 @@ pub(super) fn manifest(plan: &Plan) -> Manifest {
         files: Default::default(),
         step: None,
     }
+}
+
+/// A digest of all that the bytes of weights depend on, where the program is the same.
+fn key(plan: &Plan, module: &Module) -> String {
+    // A struct of words and numbers always has a JSON form.
+    let made_from = serde_json::to_string(&manifest(plan)).unwrap_or_default();
+    let texts = [made_from, generation_json(&plan.job.generation), ir::print(module)];
+    let hash = texts.iter().fold(Sha256::new(), |hash, text| hash.chain_update(Sha256::digest(text)));
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn generation_json(generation: &Generation) -> String {

@@ -70,8 +70,10 @@ pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) 
         let inputs = inputs(&checkpoint, &mut digests)?;
         let folder = options.out.join(target(&build).folder(&build.name));
         let job = Job::new(build, checkpoint, inputs, Some(folder.clone()))?;
-        artifact::sweep(&folder);
         let freshness = freshness::of(&job.build, &job.inputs, &folder, &mut digests);
+        if freshness == Freshness::Fresh {
+            artifact::sweep(&folder);
+        }
         plans.push(Plan { job, folder, freshness });
     }
     digests.save();
