@@ -143,7 +143,13 @@ impl Journal {
         current.point = current.out.bytes;
         let FileEntry { bytes, sha256 } = current.out.entry();
         let point = Point { file: current.name.clone(), bytes, sha256, made: std::mem::take(&mut current.made) };
-        state.append(&point)
+        // A journal that cannot be written costs time, if ever; the next line tells what this one would have told.
+        if state.append(&point).is_err()
+            && let Some(current) = &mut state.current
+        {
+            current.made = point.made;
+        }
+        Ok(())
     }
 }
 
@@ -178,13 +184,13 @@ impl State {
     fn append(&mut self, point: &Point) -> io::Result<()> {
         self.ahead.clear();
         let json = serde_json::to_string(point)?;
-        self.tip = digest(&self.tip, &json);
-        let line = format!("{} {json}\n", self.tip);
+        let tip = digest(&self.tip, &json);
+        let line = format!("{tip} {json}\n");
         let mut file = File::options().create(true).truncate(false).write(true).open(&self.path)?;
         file.set_len(self.length)?;
         file.seek(SeekFrom::Start(self.length))?;
         file.write_all(line.as_bytes())?;
-        self.length += line.len() as u64;
+        (self.length, self.tip) = (self.length + line.len() as u64, tip);
         Ok(())
     }
 }
@@ -262,3 +268,6 @@ fn misfit() -> io::Error {
     let what = "what an interrupted build left does not fit this one; it is cleared away: build again";
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests;

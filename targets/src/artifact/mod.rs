@@ -71,7 +71,12 @@ pub enum ArtifactError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull => "; free some space and build again, nothing half-written is left behind",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and build again, nothing half-written is left behind"
+        }
+        io::ErrorKind::FileTooLarge => {
+            "; allow larger files (`ulimit -f`) or write elsewhere, nothing half-written is left behind"
+        }
         _ => "",
     }
 }
