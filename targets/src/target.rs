@@ -2,13 +2,14 @@
 
 use std::fmt;
 
-use diffulex_compiler::ir::{Module, WeightSource};
+use diffulex_compiler::ir::Module;
 use diffulex_compiler::quant::Cost;
 
 use crate::coreml::Lint;
 use crate::emit::{Content, EmitError, Metadata, make_file};
 use crate::qnn::Rounding;
 use crate::refusal::Refusal;
+use crate::stream::Work;
 use crate::{coreml, onnx, qnn, xnnpack};
 
 /// What a module is compiled to.
@@ -146,14 +147,14 @@ impl Planned<'_> {
     /// When a weight cannot be evaluated or stored, or `make` fails.
     pub fn write<E: From<EmitError>>(
         &self,
-        source: &dyn WeightSource,
+        work: Work<'_>,
         make: &mut dyn FnMut(&str, Content<'_>) -> Result<(), E>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, E> {
         match self {
-            Planned::Xnnpack(name, program) => make_file(make, name, &mut |out| program.write(source, out, progress)),
-            Planned::Coreml(packages) => packages.write(source, make, progress),
-            Planned::Onnx(files) => files.write(source, make, progress),
+            Planned::Xnnpack(name, program) => make_file(make, name, &mut |out| program.write(work, out, progress)),
+            Planned::Coreml(packages) => packages.write(work, make, progress),
+            Planned::Onnx(files) => files.write(work, make, progress),
         }
     }
 }

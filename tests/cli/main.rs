@@ -4,6 +4,7 @@
 mod artifacts;
 mod coreml;
 mod families;
+mod kill;
 mod onnx;
 mod qnn;
 

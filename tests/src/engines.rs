@@ -13,7 +13,7 @@ use diffulex_runtime::engine::{Engine, EngineShape};
 use diffulex_runtime::executorch;
 use diffulex_runtime::tract::TractEngine;
 use diffulex_runtime::tract_onnx::TractOnnx;
-use diffulex_targets::{Content, EmitError, Metadata, Target, onnx, xnnpack};
+use diffulex_targets::{Content, EmitError, Metadata, Target, Work, onnx, xnnpack};
 
 use crate::reference::Reference;
 
@@ -70,7 +70,7 @@ pub fn onnx(
         content(&mut out)?;
         out.flush().map_err(EmitError::Io)
     };
-    files.write::<EmitError>(&checkpoint, &mut make, &mut |_, _| {}).unwrap();
+    files.write::<EmitError>(Work::new(&checkpoint), &mut make, &mut |_, _| {}).unwrap();
     let shape = EngineShape {
         max_tokens,
         max_cache,

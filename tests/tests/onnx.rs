@@ -14,7 +14,7 @@ use diffulex_compiler::ir::{
 use diffulex_compiler::quant::{Grid, GridType};
 use diffulex_targets::onnx::{Files, Form, Options, Shapes, legalize, read};
 use diffulex_targets::raise::raise;
-use diffulex_targets::{EmitError, Metadata};
+use diffulex_targets::{EmitError, Metadata, Work};
 
 use decoder::{Model, Numbers, SDAR, assert_same, inputs, models, module, sizes};
 
@@ -61,7 +61,7 @@ fn write(legal: &Module, numbers: &dyn WeightSource, options: &Options, folder: 
         names.push((name.to_string(), bytes.len() as u64));
         Ok::<(), EmitError>(std::fs::write(folder.join(name), bytes)?)
     };
-    files.write(numbers, &mut make, &mut |_, _| {}).unwrap();
+    files.write(Work::new(numbers), &mut make, &mut |_, _| {}).unwrap();
     let mut planned = files.files();
     names.sort();
     planned.sort();

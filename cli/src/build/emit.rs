@@ -1,41 +1,48 @@
 //! Writing artifacts: the files of a compiled module, and what stands beside them in a build's folder.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use diffulex_compiler::generation::Generation;
-use diffulex_compiler::ir::Module;
+use diffulex_compiler::ir::{self, Module};
 use diffulex_compiler::recipe::Located;
-use diffulex_targets::artifact::{self, ArtifactError, Bundle, Manifest, Origin};
+use diffulex_targets::artifact::{self, ArtifactError, Bundle, Claim, Journal, Manifest, Origin};
 use diffulex_targets::coreml::Lint;
-use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, coreml, onnx, qnn};
+use diffulex_targets::{Content, EmitError, Metadata, Planned, Target, Work, coreml, onnx, qnn};
+use sha2::{Digest, Sha256};
 
 use super::calibrate::CALIBRATION;
 use super::check;
 use super::context::{self, MakeContext};
 use super::job::{self, Compiled, Event, Job};
 use super::lints::allowed;
+use super::lock::Locked;
 use super::plan;
 use crate::Error;
 use crate::report::{REPORT, Report};
 
-/// Builds the artifact's folder, with context binaries if `contexts` makes them or else says why there are none; gives what is told of its weights. What was there before stays valid until the last file
-/// is in place.
+/// Builds the artifact's folder, with context binaries if `contexts` makes them or else says why there are none; gives
+/// what is told of its weights. What was there before stays valid until the last file is in place. Where something is
+/// `locked` the new one takes its place only if it is the same.
 ///
 /// # Errors
-/// As [`job::compile`], and when something cannot be written.
+/// As [`job::compile`], and when something cannot be written, or is not what is locked.
 pub fn run(
     job: &Job,
     folder: &Path,
     contexts: Result<&MakeContext<'_>, &str>,
+    locked: Option<&Locked>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report, Error> {
-    let mut bundle = Bundle::create(folder)?;
+    let claim = Claim::artifact(folder)?;
     let Compiled { module, calibration } = job::compile(job, None, observe)?;
     let planned = planned(job, &module, &job.build.name)?;
     observe(Event::Lints(&planned.lints()));
-    let report = write(job, &planned, &mut |name, content| bundle.write(name, content), observe)?;
+    let mut bundle = Bundle::create(claim, &key(job, &module))?;
+    let journal = bundle.journal();
+    let report = write(job, &planned, journal.as_deref(), &mut |name, content| bundle.write(name, content), observe)?;
     if let (Planned::Coreml(packages), true) = (&planned, job::checked(&job.build)) {
         check(&mut bundle, job, packages)?;
     }
@@ -54,6 +61,10 @@ pub fn run(
         bundle.copy(&file.file_name().unwrap_or_default().to_string_lossy(), &file)?;
     }
     bundle.write("generation.json", |out| out.write_all(generation_json(&job.generation).as_bytes()))?;
+    if let Some(what) = locked.and_then(|locked| locked.other_outputs(bundle.files())) {
+        let name = &job.build.name;
+        return Err(Error::Usage(format!("{name}: what was built is not what is locked: {what}; the older one stays")));
+    }
     let step = if let Planned::Onnx(files) = &planned { Some(files.step()) } else { None };
     bundle.finish(Manifest { step, ..manifest(job) })?;
     Ok(report)
@@ -97,7 +108,7 @@ pub fn export(
         return Err(Error::Usage(format!("{}: the name of {what} ends in `.{ending}`", output.display())));
     }
     if let Target::Qnn(_) = target {
-        let report = run(job, output, contexts, observe)?;
+        let report = run(job, output, contexts, None, observe)?;
         return Ok((report, Manifest::read(output)?.artifact_bytes()));
     }
     let Compiled { module, .. } = job::compile(job, None, observe)?;
@@ -115,6 +126,7 @@ pub fn export(
     let report = write(
         job,
         &planned,
+        None,
         &mut |name, content| {
             let Some((folder, file)) = name.split_once('/').filter(|_| package) else {
                 let one = matches!(planned, Planned::Xnnpack(..));
@@ -177,12 +189,16 @@ fn planned<'a>(job: &Job, module: &'a Module, name: &str) -> Result<Planned<'a>,
 fn write(
     job: &Job,
     planned: &Planned<'_>,
+    journal: Option<&Journal>,
     put: &mut dyn FnMut(&str, Content<'_>) -> Result<(), ArtifactError>,
     observe: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report, Error> {
     let make = &mut |name: &str, content: Content<'_>| put(name, content).map_err(Error::from);
-    let progress = &mut |bytes, total| observe(Event::Written { bytes, total });
-    Ok(Report { weights: planned.write(job.checkpoint.as_ref(), make, progress)? })
+    let observe = RefCell::new(observe);
+    let watch = |name: &str, before| (observe.borrow_mut())(Event::Weight { name, before });
+    let progress = &mut |bytes, total| (observe.borrow_mut())(Event::Written { bytes, total });
+    let work = Work { source: job.checkpoint.as_ref(), journal, watch: Some(&watch) };
+    Ok(Report { weights: planned.write(work, make, progress)? })
 }
 
 /// The name of the artifact: `demo-xnnpack-f16.pte`.
@@ -210,6 +226,15 @@ fn manifest(job: &Job) -> Manifest {
         files: Default::default(),
         step: None,
     }
+}
+
+/// A digest of all that the bytes of weights depend on, where the program is the same.
+fn key(job: &Job, module: &Module) -> String {
+    // A struct of words and numbers always has a JSON form.
+    let made_from = serde_json::to_string(&manifest(job)).unwrap_or_default();
+    let texts = [made_from, generation_json(&job.generation), ir::print(module)];
+    let hash = texts.iter().fold(Sha256::new(), |hash, text| hash.chain_update(Sha256::digest(text)));
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn generation_json(generation: &Generation) -> String {

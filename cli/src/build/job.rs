@@ -42,6 +42,13 @@ pub enum Event<'a> {
         /// Passes in all.
         passes: usize,
     },
+    /// A weight, or a part of it that is stored by itself, is in the artifact.
+    Weight {
+        /// Its name.
+        name: &'a str,
+        /// Whether an interrupted build had written it.
+        before: bool,
+    },
     /// Bytes of the artifact were written.
     Written {
         /// So far.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diffulex_targets::artifact::{self, ArtifactError, FileEntry};
+use diffulex_targets::artifact::{self, ArtifactError, FileEntry, SUMS};
 use serde::{Deserialize, Serialize};
 
 use super::job::Job;
@@ -54,7 +54,7 @@ impl Locked {
             tool: super::tool(),
             values: job.build.digest_hex(),
             inputs: job.inputs.iter().chain(&job.reads).map(|(name, digest)| (name.clone(), digest.clone())).collect(),
-            outputs: files.iter().map(|(name, file)| (name.clone(), file.sha256.clone())).collect(),
+            outputs: outputs(files),
         }
     }
 
@@ -71,9 +71,14 @@ impl Locked {
 
     /// How what came out is something else.
     pub fn other_outputs(&self, files: &BTreeMap<String, FileEntry>) -> Option<String> {
-        let files = files.iter().map(|(name, file)| (name.clone(), file.sha256.clone())).collect();
-        difference(&self.outputs, &files)
+        difference(&self.outputs, &outputs(files))
     }
+}
+
+/// The digests of files, without that of their sums.
+fn outputs(files: &BTreeMap<String, FileEntry>) -> BTreeMap<String, String> {
+    let files = files.iter().filter(|(name, _)| *name != SUMS);
+    files.map(|(name, file)| (name.clone(), file.sha256.clone())).collect()
 }
 
 /// The first file that differs, and how.

@@ -3,58 +3,69 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use super::hashing::Hashing;
-use super::{ArtifactError, FileEntry, MANIFEST, Manifest, io_error};
+use super::claim::{Claim, parent};
+use super::hashing::{BUFFER, Hashing};
+use super::journal::Journal;
+use super::{ArtifactError, FileEntry, MANIFEST, Manifest, SUMS, io_error};
 
 /// A folder in the making, which takes its place as a whole.
+///
+/// What it has written is cleared away when it is dropped, whether it was finished, or an error stopped it. A build that
+/// is killed leaves it, and with it a [`Journal`] of what is whole: the next build with the same key goes on there, one
+/// with another key clears it away, and so does [`sweep`](super::sweep).
 #[derive(Debug)]
 pub struct Bundle {
-    folder: PathBuf,
     hidden: PathBuf,
     files: BTreeMap<String, FileEntry>,
-    /// Held, by the system's lock on it, as long as this build runs.
-    _lock: File,
+    journal: Option<Rc<Journal>>,
+    /// Given up last.
+    claim: Claim,
 }
 
 impl Bundle {
-    /// Begins the folder of an artifact that shall stand at `folder`.
+    /// Begins the folder of an artifact, or goes on with it where an interrupted build had the same `key`: a digest of
+    /// all that the bytes of its files depend on.
     ///
     /// # Errors
-    /// When another build is at it, something else is in the way, or the system refuses.
-    pub fn create(folder: &Path) -> Result<Bundle, ArtifactError> {
-        Bundle::replacing(folder, MANIFEST)
+    /// When the system refuses.
+    pub fn create(claim: Claim, key: &str) -> Result<Bundle, ArtifactError> {
+        let journal = Journal::open(claim.beside("journal"), key);
+        Bundle::begin(claim, Some(journal))
     }
 
     /// Begins a folder. One that stands there already must have a file called `mark` to be replaced.
     ///
     /// # Errors
-    /// As [`Bundle::create`].
+    /// When another build is at it, something else is in the way, or the system refuses.
     pub fn replacing(folder: &Path, mark: &str) -> Result<Bundle, ArtifactError> {
-        // What a link leads to is replaced, not the link.
-        let folder = &fs::canonicalize(folder).unwrap_or_else(|_| folder.into());
-        let parent = parent(folder);
-        if parent.exists() && !parent.is_dir() {
-            return Err(ArtifactError::InTheWay { path: parent });
+        Bundle::begin(Claim::folder(folder, mark)?, None)
+    }
+
+    fn begin(claim: Claim, journal: Option<Journal>) -> Result<Bundle, ArtifactError> {
+        let hidden = claim.beside("building");
+        let whole = journal.as_ref().map(Journal::files).unwrap_or_default();
+        match fs::symlink_metadata(&hidden) {
+            Ok(there) if there.is_dir() && !whole.is_empty() => keep(&hidden, "", &|name| whole.contains(name)),
+            Ok(there) if there.is_dir() => fs::remove_dir_all(&hidden),
+            Ok(_) => fs::remove_file(&hidden),
+            Err(_) => Ok(()),
         }
-        fs::create_dir_all(&parent).map_err(io_error(&parent))?;
-        if folder.exists() && !folder.join(mark).exists() {
-            return Err(ArtifactError::InTheWay { path: folder.into() });
-        }
-        let lock = lock(folder)?;
-        let hidden = beside(folder, "building");
-        if hidden.exists() {
-            fs::remove_dir_all(&hidden).map_err(io_error(&hidden))?;
-        }
-        fs::create_dir(&hidden).map_err(io_error(&hidden))?;
-        Ok(Bundle { folder: folder.into(), hidden, files: BTreeMap::new(), _lock: lock })
+        .map_err(io_error(&hidden))?;
+        fs::create_dir_all(&hidden).map_err(io_error(&hidden))?;
+        Ok(Bundle { hidden, files: BTreeMap::new(), journal: journal.map(Rc::new), claim })
     }
 
     /// Where its files lie until it takes its place.
     pub fn hidden(&self) -> &Path {
         &self.hidden
+    }
+
+    /// What is known of weights that an interrupted build made, and of those that this one makes.
+    pub fn journal(&self) -> Option<Rc<Journal>> {
+        self.journal.clone()
     }
 
     /// Writes one file; its digest is taken on the way. `name` may be a path of several folders.
@@ -67,10 +78,13 @@ impl Bundle {
         content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<(), ArtifactError> {
         let path = self.hidden.join(name);
-        let folder = self::parent(&path);
+        let folder = parent(&path);
         fs::create_dir_all(&folder).map_err(io_error(&folder))?;
-        let entry = write_file(&path, content).map_err(io_error(&path))?;
-        self.files.insert(name.into(), entry);
+        let entry = match &self.journal {
+            Some(journal) => journal.write(name, &path, content),
+            None => write_file(&path, content),
+        };
+        self.files.insert(name.into(), entry.map_err(io_error(&path))?);
         Ok(())
     }
 
@@ -83,11 +97,21 @@ impl Bundle {
         self.write(name, |out| io::copy(&mut file, out).map(drop))
     }
 
-    /// Writes the manifest and puts the folder in its place. `manifest.files` is filled in here.
+    /// The files so far, by name.
+    pub fn files(&self) -> &BTreeMap<String, FileEntry> {
+        &self.files
+    }
+
+    /// Writes the digests of all files as `sha256sum -c` reads them, then the manifest, and puts the folder in its place.
+    /// `manifest.files` is filled in here.
     ///
     /// # Errors
     /// When the system refuses; the old artifact then stays.
-    pub fn finish(self, manifest: Manifest) -> Result<Manifest, ArtifactError> {
+    pub fn finish(mut self, manifest: Manifest) -> Result<Manifest, ArtifactError> {
+        let sums: String = self.files.iter().map(|(name, file)| format!("{}  {name}\n", file.sha256)).collect();
+        self.write(SUMS, |out| out.write_all(sums.as_bytes()))?;
+        // What a build with the same key wrote is written by this one too, unless its journal was not its own.
+        keep(&self.hidden, "", &|name| self.files.contains_key(name)).map_err(io_error(&self.hidden))?;
         let manifest = Manifest { files: self.files.clone(), ..manifest };
         let path = self.hidden.join(MANIFEST);
         let text = serde_json::to_string_pretty(&manifest).map_err(io::Error::from).map_err(io_error(&path))? + "\n";
@@ -107,13 +131,22 @@ impl Bundle {
             sync_folder(folder).map_err(io_error(folder))?;
         }
         sync_folder(&self.hidden).map_err(io_error(&self.hidden))?;
-        if self.folder.exists() {
-            exchange(&self.hidden, &self.folder).map_err(io_error(&self.folder))?;
+        let folder = &self.claim.path;
+        if folder.exists() {
+            exchange(&self.hidden, &self.claim).map_err(io_error(folder))?;
         } else {
-            fs::rename(&self.hidden, &self.folder).map_err(io_error(&self.folder))?;
+            fs::rename(&self.hidden, folder).map_err(io_error(folder))?;
         }
-        let parent = parent(&self.folder);
+        let parent = parent(folder);
         sync_folder(&parent).map_err(io_error(&parent))
+    }
+}
+
+impl Drop for Bundle {
+    /// Clears away what was not finished, or the older build that was exchanged. What cannot be removed is removed by
+    /// the next build.
+    fn drop(&mut self) {
+        self.claim.clear();
     }
 }
 
@@ -125,93 +158,45 @@ pub fn write_alone(
     path: &Path,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> Result<FileEntry, ArtifactError> {
-    // What a link leads to is replaced, not the link.
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    let folder = parent(path);
-    for (place, fits) in [(path.as_path(), path.is_file()), (&folder, folder.is_dir())] {
-        if place.exists() && !fits {
-            return Err(ArtifactError::NoFile { path: place.into() });
-        }
-    }
-    fs::create_dir_all(&folder).map_err(io_error(&folder))?;
-    let lock_held = lock(path)?;
-    let hidden = beside(path, "building");
+    let claim = Claim::file(path)?;
+    let hidden = claim.beside("building");
     let written = write_file(&hidden, content).and_then(|entry| {
-        fs::rename(&hidden, path)?;
-        sync_folder(&folder)?;
+        fs::rename(&hidden, &claim.path)?;
+        sync_folder(&parent(&claim.path))?;
         Ok(entry)
     });
     if written.is_err() {
         // What cannot be removed is overwritten by the next attempt.
         let _ = fs::remove_file(&hidden);
     }
-    let _ = fs::remove_file(beside(path, "lock"));
-    drop(lock_held);
-    written.map_err(io_error(path))
+    written.map_err(io_error(&claim.path))
 }
 
-/// Clears away what a killed build of this artifact left behind, unless another build is at it.
-pub fn sweep(folder: &Path) {
-    let hidden = beside(folder, "building");
-    if hidden.exists()
-        && let Ok(_lock) = lock(folder)
-    {
-        // What cannot be removed is removed by the next build, or stays as it is.
-        let _ = fs::remove_dir_all(&hidden);
-        let _ = fs::remove_file(beside(folder, "lock"));
-    }
-}
-
-impl Drop for Bundle {
-    /// Clears away what was not finished, or the older build that was exchanged. What cannot be removed is removed by
-    /// the next build.
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.hidden);
-        let _ = fs::remove_file(beside(&self.folder, "lock"));
-    }
-}
-
-/// Takes the lock of an artifact. Its file is removed when the build ends, so one that was opened before and locked
-/// after that is nobody's: then it is tried again.
-fn lock(folder: &Path) -> Result<File, ArtifactError> {
-    let path = beside(folder, "lock");
-    loop {
-        let file = File::create(&path).map_err(io_error(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(ArtifactError::Busy { path: folder.into() }),
-            Err(fs::TryLockError::Error(error)) => return Err(ArtifactError::Io { path, error }),
-        }
-        let own = file.metadata().map_err(io_error(&path))?;
-        if fs::metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
-            return Ok(file);
+/// Removes all files below a folder that are none of these, and folders that are then empty.
+fn keep(folder: &Path, prefix: &str, wanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let (kind, path) = (entry.file_type()?, entry.path());
+        let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if kind.is_dir() {
+            keep(&path, &format!("{name}/"), wanted)?;
+            // One that is not empty stays.
+            let _ = fs::remove_dir(&path);
+        } else if !(kind.is_file() && wanted(&name)) {
+            fs::remove_file(&path)?;
         }
     }
+    Ok(())
 }
 
-/// `out/name` → `out/.name.suffix`.
-fn beside(folder: &Path, suffix: &str) -> PathBuf {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    parent(folder).join(format!(".{name}.{suffix}"))
-}
-
-fn parent(folder: &Path) -> PathBuf {
-    match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
-        _ => PathBuf::from("."),
-    }
-}
-
-/// Both folders stand at every moment, where the file system can exchange names; else the old one is moved aside first.
-fn exchange(new: &Path, old: &Path) -> io::Result<()> {
+/// Both folders stand at every moment, where the file system can exchange names; else the old one is moved aside first,
+/// and [`Claim`] knows where it is.
+fn exchange(new: &Path, claim: &Claim) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
-    match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
+    match renameat_with(CWD, new, CWD, &claim.path, RenameFlags::EXCHANGE) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-            let aside = beside(old, "old");
-            let _ = fs::remove_dir_all(&aside);
-            fs::rename(old, &aside)?;
-            fs::rename(new, old)?;
-            fs::remove_dir_all(&aside)
+            fs::rename(&claim.path, claim.beside("replaced"))?;
+            fs::rename(new, &claim.path)
         }
         done => Ok(done?),
     }
@@ -222,12 +207,9 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 fn write_file(path: &Path, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<FileEntry> {
-    let file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    let mut out = Hashing::new(file);
+    let mut out = Hashing::new(BufWriter::with_capacity(BUFFER, File::create(path)?));
     content(&mut out)?;
-    out.flush()?;
-    out.inner.get_ref().sync_all()?;
-    Ok(out.entry())
+    out.close()
 }
 
 #[cfg(test)]
@@ -250,7 +232,7 @@ mod tests {
     }
 
     fn build(folder: &Path, content: &str) -> Result<Manifest, ArtifactError> {
-        let mut bundle = Bundle::create(folder)?;
+        let mut bundle = Bundle::create(Claim::artifact(folder)?, "key")?;
         bundle.write("a", |out| out.write_all(content.as_bytes()))?;
         bundle.finish(manifest())
     }
@@ -281,10 +263,10 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let folder = out.path().join("b");
         build(&folder, "one").unwrap();
-        let mut bundle = Bundle::create(&folder).unwrap();
+        let mut bundle = Bundle::create(Claim::artifact(&folder).unwrap(), "key").unwrap();
         let error = bundle.write("a", |_| Err(io::ErrorKind::StorageFull.into())).unwrap_err().to_string();
         assert!(error.contains("free some space"), "{error}");
-        assert!(matches!(Bundle::create(&folder), Err(ArtifactError::Busy { .. })));
+        assert!(matches!(Claim::artifact(&folder), Err(ArtifactError::Busy { .. })));
         drop(bundle);
         Manifest::read(&folder).unwrap().check(&folder, u64::MAX).unwrap();
         assert_eq!(names(out.path()), ["b"]);
@@ -313,7 +295,7 @@ mod tests {
     fn what_is_no_artifact_is_left_alone() {
         let out = tempfile::tempdir().unwrap();
         fs::write(out.path().join("letters"), "dear").unwrap();
-        assert!(matches!(Bundle::create(out.path()), Err(ArtifactError::InTheWay { .. })));
+        assert!(matches!(Claim::artifact(out.path()), Err(ArtifactError::InTheWay { .. })));
         assert!(out.path().join("letters").exists());
     }
 

@@ -2,17 +2,27 @@
 //!
 //! A [`Bundle`] is written into a hidden folder beside its final place: each file is synced, the manifest comes last, and
 //! the folder takes its place by one rename (or one exchange, where an older build stands). A build that is killed
-//! leaves the hidden folder, which the next one clears away, and the old artifact untouched.
+//! leaves the hidden folder and the old artifact untouched; the next one goes on with what its [`Journal`] knows, or
+//! clears it away.
 
 mod bundle;
+mod claim;
+mod clean;
 mod hashing;
+mod journal;
 mod manifest;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use bundle::{Bundle, sweep, write_alone};
+pub use bundle::{Bundle, write_alone};
+pub use claim::{Claim, sweep};
+pub use clean::{remove, size, unfinished};
+pub use journal::Journal;
 pub use manifest::{FileEntry, MANIFEST, Manifest, Origin, Step, Tensor};
+
+/// Name of the file with the digests of all others but the manifest, for `sha256sum -c`.
+pub const SUMS: &str = "SHA256SUMS";
 
 /// Why a folder cannot be written or does not hold what it should.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +73,12 @@ pub enum ArtifactError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull => "; free some space and build again, nothing half-written is left behind",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space and build again, nothing half-written is left behind"
+        }
+        io::ErrorKind::FileTooLarge => {
+            "; allow larger files (`ulimit -f`) or write elsewhere, nothing half-written is left behind"
+        }
         _ => "",
     }
 }

@@ -11,6 +11,7 @@ use onnx_protobuf::{GraphProto, Message, ModelProto, NodeProto, TensorProto};
 use super::{Files, Options, legalize};
 use crate::emit::{EmitError, Metadata};
 use crate::qnn::{self, Rounding, Soc};
+use crate::stream::Work;
 
 /// A step with two layers; `TABLE` and `MATRIX` stand for encodings.
 const STEP: &str = r#"
@@ -158,7 +159,7 @@ impl Recipe {
             written.push((name.to_string(), bytes));
             Ok::<(), EmitError>(())
         };
-        files.write(&Numbers(numbers()), &mut make, &mut |_, _| {}).unwrap();
+        files.write(Work::new(&Numbers(numbers())), &mut make, &mut |_, _| {}).unwrap();
         written
     }
 }

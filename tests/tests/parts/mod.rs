@@ -8,6 +8,7 @@ use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
 use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, WeightSource, interpret, parse, print, verify};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
+use diffulex_targets::Work;
 use diffulex_targets::coreml::{
     Deployment, EmitError, Interface, Metadata, Options, Package, Packages, join, legalize, read, split, text,
 };
@@ -244,7 +245,7 @@ fn files_are_made_by_whoever_asks_for_them() {
     let packages = Packages::new(&legal, "m", &Metadata::default(), &options).unwrap();
     let (mut made, mut last) = (BTreeMap::new(), (0, 0));
     let costs = packages.write::<EmitError>(
-        &Numbers::random(model, 1),
+        Work::new(&Numbers::random(model, 1)),
         &mut |name, content| {
             let mut bytes = Vec::new();
             content(&mut bytes)?;
@@ -260,7 +261,7 @@ fn files_are_made_by_whoever_asks_for_them() {
     let table: Vec<u64> = costs.iter().filter(|cost| cost.name == "embed_tokens").map(|cost| cost.bytes).collect();
     assert_eq!(table, [2 * 61 * (32 + 2)], "a table that is the head is stored in both parts");
     let full = packages.write(
-        &Numbers::random(model, 1),
+        Work::new(&Numbers::random(model, 1)),
         &mut |_, _| Err(EmitError::from(io::Error::from(io::ErrorKind::StorageFull))),
         &mut |_, _| {},
     );

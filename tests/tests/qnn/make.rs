@@ -11,7 +11,7 @@ use diffulex_compiler::quant::{Activations, GridType, Scheme, Search};
 use diffulex_runtime::calibrate::{Method, Wanted, calibrate};
 use diffulex_runtime::session::Attention;
 use diffulex_targets::qnn::{self, Rounding};
-use diffulex_targets::{EmitError, Metadata, Planned, Target};
+use diffulex_targets::{EmitError, Metadata, Planned, Target, Work};
 use diffulex_tests::reference::fixture;
 
 use crate::decoder::{Model, Numbers, module};
@@ -191,7 +191,7 @@ pub(crate) fn made(source: &Source, recipe: &Recipe, folder: &Path) -> Vec<PathB
         content(&mut bytes)?;
         Ok::<(), EmitError>(std::fs::write(folder.join(name), bytes)?)
     };
-    files.write(source.numbers.as_ref(), &mut make, &mut |_, _| {}).unwrap();
+    files.write(Work::new(source.numbers.as_ref()), &mut make, &mut |_, _| {}).unwrap();
     let more = lengths.iter().map(|t| format!("model_{t}.onnx"));
     std::iter::once("model.onnx".to_string()).chain(more).map(|name| folder.join(name)).collect()
 }

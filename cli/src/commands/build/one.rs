@@ -117,7 +117,7 @@ impl Stages<'_> {
                 note(&format!("{build}: no context binaries: {why}"));
                 return Ok(());
             }
-            Event::Written { .. } | Event::Calibrating { .. } => return Ok(()),
+            Event::Weight { .. } | Event::Written { .. } | Event::Calibrating { .. } => return Ok(()),
         };
         self.number += 1;
         if let Some(folder) = &self.args.dump_ir {

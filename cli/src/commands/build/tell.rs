@@ -1,8 +1,8 @@
 //! What a build tells: lines for people, objects for machines. recipes/ci/README.md says what each object holds.
 
 use diffulex_edge::Error;
-use diffulex_edge::build::{Estimate, Plan};
 use diffulex_edge::build::schedule::Outcome;
+use diffulex_edge::build::{Estimate, Plan};
 use diffulex_targets::artifact::Manifest;
 use indicatif::HumanBytes;
 use serde_json::json;

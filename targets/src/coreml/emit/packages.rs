@@ -25,6 +25,7 @@ use crate::coreml::lint::of_chain;
 use crate::coreml::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH, keys};
 use crate::coreml::{Interface, Lint, Options, Reference, folder};
 use crate::emit::{Content, make_file};
+use crate::stream::Work;
 
 /// What stands for the digest of a chain as long as it is not known.
 pub(super) const OPEN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -107,19 +108,21 @@ impl<'a> Packages<'a> {
     /// When a weight cannot be evaluated or stored, or `make` fails.
     pub fn write<E: From<EmitError>>(
         &self,
-        source: &dyn WeightSource,
+        work: Work<'_>,
         make: &mut dyn FnMut(&str, Content<'_>) -> Result<(), E>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, E> {
         let total = self.list.iter().map(|(_, package)| package.blobs.bytes()).sum();
         let (mut before, mut costs, mut hash) = (0, Vec::new(), Sha256::new());
         let chained = self.list.len() > 1;
+        // The digest of a chain is taken of all numbers: none are left out.
+        let work = if chained { Work::new(work.source) } else { work };
         for (folder, package) in &self.list {
             hash.update(package.model.encode_to_vec());
             let made = make_file(make, &format!("{folder}/{WEIGHT_PATH}"), &mut |out| {
                 let mut hashed = Hashed { out, hash: &mut hash };
                 let out: &mut dyn Write = if chained { &mut hashed } else { hashed.out };
-                package.write_weights(source, out, &mut |bytes, _| progress(before + bytes, total))
+                package.write_weights(work, out, &mut |bytes, _| progress(before + bytes, total))
             })?;
             before += package.blobs.bytes();
             join(&mut costs, made);
@@ -147,7 +150,7 @@ impl<'a> Packages<'a> {
             content(&mut out)?;
             Ok(out.flush()?)
         };
-        self.write(source, &mut make, progress)
+        self.write(Work::new(source), &mut make, progress)
     }
 }
 
@@ -162,11 +165,11 @@ impl Package<'_> {
     /// now and then, how many bytes of how many are written.
     fn write_weights(
         &self,
-        source: &dyn WeightSource,
+        work: Work<'_>,
         out: &mut dyn Write,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, EmitError> {
-        weights::write(&self.module, source, &self.blobs, self.options.nibbles, out, progress)
+        weights::write(&self.module, work, &self.blobs, self.options.nibbles, out, progress)
     }
 
     /// Writes all files below `folder`, which is made where it is not there.
@@ -181,7 +184,7 @@ impl Package<'_> {
     ) -> Result<Vec<Cost>, EmitError> {
         create(&folder.join(MANIFEST_PATH))?.write_all(&self.manifest())?;
         create(&folder.join(MODEL_PATH))?.write_all(&self.model.encode_to_vec())?;
-        self.write_weights(source, &mut create(&folder.join(WEIGHT_PATH))?, progress)
+        self.write_weights(Work::new(source), &mut create(&folder.join(WEIGHT_PATH))?, progress)
     }
 
     /// The model file of a part of this chain; that of a package which is none is as it is.

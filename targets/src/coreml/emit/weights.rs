@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use diffulex_compiler::ir::{Module, WeightId, WeightSource};
+use diffulex_compiler::ir::{Module, WeightId};
 use diffulex_compiler::quant::{Cost, Encoded, Packing, Rounding, Scales};
 
 use super::EmitError;
@@ -11,12 +11,12 @@ use crate::coreml::Nibbles;
 use crate::coreml::schema::blob::header;
 use crate::coreml::schema::program::DataType;
 use crate::emit::Counted;
-use crate::stream;
+use crate::stream::{self, Work};
 
 /// Writes the weight file; gives what each weight of the model became.
 pub(super) fn write(
     module: &Module,
-    source: &dyn WeightSource,
+    work: Work<'_>,
     blobs: &Blobs,
     nibbles: Nibbles,
     out: &mut dyn Write,
@@ -32,17 +32,15 @@ pub(super) fn write(
         _ => None,
     });
     // The weight of each chunk, in the order of the chunks.
-    let mut owners = numbers.clone().flat_map(|(id, rows)| {
-        stream::chunks_of(module.weight(id), rows.clone()).map(move |part| (id, part.range.end == rows.end))
-    });
+    let mut owners = numbers.clone().flat_map(|(id, rows)| stream::chunks_of(module.weight(id), rows).map(move |_| id));
     let chunks = numbers.flat_map(|(id, rows)| stream::chunks_of(module.weight(id), rows));
     let (mut bytes, packing) = (Encoded::default(), packing(nibbles));
-    stream::encode(source, chunks, &mut |part, chunk| {
+    stream::encode(work, chunks, &mut |part, chunk| {
         while let Some(blob) = places.next_if(|blob| matches!(blob.holds, Holds::Filled(..))) {
             filled(blob, &mut out)?;
         }
         let missing = || EmitError::Illegal { place: "weights".into(), what: "have no place in the file".into() };
-        let (owner, last) = owners.next().ok_or_else(missing)?;
+        let owner = owners.next().ok_or_else(missing)?;
         let blob = places.peek().ok_or_else(missing)?;
         if out.written < blob.record.start {
             record(blob, &mut out)?;
@@ -52,7 +50,7 @@ pub(super) fn write(
         out.write(&bytes.values)?;
         scales.extend_from_slice(&bytes.scales);
         costs.add(owner, &chunk.rounding);
-        if last {
+        if part.last {
             places.next();
             if let Some(blob) = places.next_if(|blob| matches!(blob.holds, Holds::Scales(..))) {
                 record(blob, &mut out)?;
@@ -60,7 +58,7 @@ pub(super) fn write(
             }
             scales.clear();
         }
-        Ok::<(), EmitError>(())
+        Ok(())
     })?;
     for blob in places {
         filled(blob, &mut out)?;

@@ -106,14 +106,19 @@ impl Layout {
         Ok(())
     }
 
+    /// The tensors of a weight.
+    pub(super) fn of(&self, weight: WeightId) -> impl Iterator<Item = &Tensor> {
+        self.list.iter().filter(move |tensor| tensor.weight == weight)
+    }
+
     /// The tensor of a weight that holds this.
     pub(super) fn find(&self, weight: WeightId, holds: Holds) -> Option<&Tensor> {
-        self.list.iter().find(|tensor| tensor.weight == weight && tensor.holds == holds)
+        self.of(weight).find(|tensor| tensor.holds == holds)
     }
 
     /// Bytes of a weight, scales included.
     pub(super) fn bytes_of(&self, weight: WeightId) -> u64 {
-        self.list.iter().filter(|tensor| tensor.weight == weight).map(|tensor| tensor.bytes).sum()
+        self.of(weight).map(|tensor| tensor.bytes).sum()
     }
 }
 

@@ -19,7 +19,7 @@ mod weights;
 
 use std::io;
 
-use diffulex_compiler::ir::{Module, Op, Sizes, Stage, WeightSource};
+use diffulex_compiler::ir::{Module, Op, Sizes, Stage};
 use diffulex_compiler::quant::{Cost, Search};
 use onnx_protobuf::{GraphProto, Message, ModelProto, OperatorSetIdProto, StringStringEntryProto};
 
@@ -27,6 +27,7 @@ use super::legal;
 use super::schema::{keys, versions};
 use super::{EXTENSION, Options, Shapes};
 use crate::emit::{Content, EmitError, Metadata, make_file};
+use crate::stream::Work;
 use layout::Layout;
 use names::Names;
 use weights::Small;
@@ -91,12 +92,12 @@ impl<'a> Files<'a> {
     /// When a weight cannot be evaluated or stored, or `make` fails.
     pub fn write<E: From<EmitError>>(
         &self,
-        source: &dyn WeightSource,
+        work: Work<'_>,
         make: &mut dyn FnMut(&str, Content<'_>) -> Result<(), E>,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, E> {
         let mut weights =
-            |out: &mut dyn io::Write| weights::write(self.module, source, &self.layout, &self.options, out, progress);
+            |out: &mut dyn io::Write| weights::write(self.module, work, &self.layout, &self.options, out, progress);
         let (costs, small) = match self.layout.bytes {
             0 => weights(&mut io::sink())?,
             _ => make_file(make, &self.data, &mut weights)?,

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use diffulex_compiler::ir::{Module, WeightId, WeightSource};
+use diffulex_compiler::ir::{Module, WeightId};
 use diffulex_compiler::quant::{Cost, Encoded, Packing, Rounding, Scales};
 use rayon::prelude::*;
 
@@ -13,7 +13,7 @@ use super::graph::illegal;
 use super::layout::{Holds, Layout, Tensor};
 use crate::emit::Counted;
 use crate::onnx::Options;
-use crate::stream::{self, Part};
+use crate::stream::{self, Part, Work};
 
 /// The bytes of tensors that lie in the files of graphs, in the order of the layout.
 pub(super) type Small = Vec<Option<Vec<u8>>>;
@@ -21,7 +21,7 @@ pub(super) type Small = Vec<Option<Vec<u8>>>;
 /// Writes the data file; gives what each weight of the model became, and the small tensors.
 pub(super) fn write(
     module: &Module,
-    source: &dyn WeightSource,
+    work: Work<'_>,
     layout: &Layout,
     options: &Options,
     out: &mut dyn Write,
@@ -35,8 +35,11 @@ pub(super) fn write(
     let mut owners = weights.iter();
     let mut now: Option<Making<'_>> = None;
     let (mut costs, mut bytes) = (Vec::new(), Encoded::default());
-    let chunks = weights.iter().flat_map(|id| stream::chunks(module.weight(*id)));
-    stream::encode(source, chunks, &mut |part, chunk| {
+    let chunks = weights.iter().flat_map(|id| {
+        let kept = layout.of(*id).any(|tensor| tensor.offset.is_none());
+        stream::chunks(module.weight(*id)).map(move |part| Part { kept, ..part })
+    });
+    stream::encode(work, chunks, &mut |part, chunk| {
         let mut making = match now.take() {
             Some(making) => making,
             None => {
@@ -48,7 +51,7 @@ pub(super) fn write(
         packing.pack(part.weight.ty.encoding, &chunk.encoded, &mut bytes);
         making.add(part, &bytes, &mut file)?;
         making.rounding.join(&chunk.rounding);
-        if part.range.end < part.weight.ty.rows() {
+        if !part.last {
             now = Some(making);
             return Ok(());
         }
@@ -58,7 +61,7 @@ pub(super) fn write(
         if !part.weight.expr.stored().is_empty() {
             costs.push(Cost::new(part.weight, layout.bytes_of(id), &rounding));
         }
-        Ok::<(), EmitError>(())
+        Ok(())
     })?;
     file.out.flush()?;
     Ok((costs, file.small))

@@ -26,6 +26,7 @@ use diffulex_compiler::quant::Cost;
 
 use super::legal;
 pub use crate::emit::{EmitError, Metadata};
+use crate::stream::Work;
 use layout::Layout;
 
 /// How a file is laid out.
@@ -76,12 +77,12 @@ impl<'a> Program<'a> {
     /// When a weight cannot be evaluated, or writing fails.
     pub fn write(
         &self,
-        source: &dyn WeightSource,
+        work: Work<'_>,
         out: &mut dyn Write,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Vec<Cost>, EmitError> {
         let Program { module, graph, layout, program } = self;
-        let parts = weights::Parts { module, source, program, graph, layout };
+        let parts = weights::Parts { module, work, program, graph, layout };
         weights::write(&parts, out, progress)
     }
 }
@@ -98,7 +99,7 @@ pub fn emit(
     out: &mut dyn Write,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<Cost>, EmitError> {
-    Program::new(module, metadata, options)?.write(source, out, progress)
+    Program::new(module, metadata, options)?.write(Work::new(source), out, progress)
 }
 
 fn check(module: &Module, options: &Options) -> Result<(), EmitError> {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use diffulex_compiler::ir::{Module, WeightSource};
+use diffulex_compiler::ir::Module;
 use diffulex_compiler::quant::{Cost, Encoded, Rounding};
 
 use super::EmitError;
@@ -10,14 +10,14 @@ use super::constant::Constant;
 use super::delegate::Delegate;
 use super::layout::Layout;
 use crate::emit::Counted;
-use crate::stream;
+use crate::stream::{self, Work};
 
 /// What a file consists of.
 pub(super) struct Parts<'a> {
     /// The module.
     pub(super) module: &'a Module,
     /// Where its numbers come from.
-    pub(super) source: &'a dyn WeightSource,
+    pub(super) work: Work<'a>,
     /// The program with its header.
     pub(super) program: &'a [u8],
     /// The delegate.
@@ -60,7 +60,7 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
     let mut costs = Vec::new();
     let (mut scales, mut rounding, mut bytes) = (Vec::new(), Rounding::default(), Encoded::default());
     let chunks = numbers().flat_map(|(constant, _)| stream::chunks(weight(constant)));
-    stream::encode(parts.source, chunks, &mut |rows, chunk| {
+    stream::encode(parts.work, chunks, &mut |rows, chunk| {
         let ty = &rows.weight.ty;
         let missing =
             || EmitError::Illegal { place: rows.weight.name.clone(), what: "has no place in the file".into() };
@@ -73,7 +73,7 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
         out.write(&bytes.values)?;
         scales.extend_from_slice(&bytes.scales);
         rounding.join(&chunk.rounding);
-        if rows.range.end == ty.rows() {
+        if rows.last {
             places.next();
             if let Some((_, offset)) = places.next_if(|(constant, _)| constant.scales) {
                 out.pad_to(*offset)?;
@@ -88,7 +88,7 @@ fn constants(parts: &Parts<'_>, list: &[(Constant, u64)], out: &mut Counted<'_>)
                 costs.push(Cost::new(rows.weight, stored, &rounding));
             }
         }
-        Ok::<(), EmitError>(())
+        Ok(())
     })?;
     Ok(costs)
 }
