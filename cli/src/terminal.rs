@@ -1,9 +1,10 @@
 //! What goes to the terminal beside a command's own output: errors, progress, notes. All of it to the error stream.
 
 use std::io::{IsTerminal, Write};
+use std::sync::LazyLock;
 
 use diffulex_edge::Error;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Prints an error the way its kind deserves.
 pub(crate) fn print_error(error: &Error) {
@@ -17,13 +18,16 @@ pub(crate) fn print_error(error: &Error) {
 
 /// Prints a line to the error stream; where that is closed, nobody is listening.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    bars().suspend(|| {
+        let _ = writeln!(std::io::stderr(), "{text}");
+    });
 }
 
 /// Prints text to the output stream.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Error::io("standard output"))
+    let written = bars().suspend(|| out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    written.map_err(Error::io("standard output"))
 }
 
 /// Prints text whose reader may go away: work that is done counts all the same.
@@ -46,15 +50,22 @@ pub(crate) fn steps_bar(name: &str) -> ProgressBar {
 }
 
 fn bar(style: Result<ProgressStyle, indicatif::style::TemplateError>, name: &str) -> ProgressBar {
-    let target = match std::io::stderr().is_terminal() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    let bar = ProgressBar::with_draw_target(None, target).with_prefix(name.to_string());
+    let bar = bars().add(ProgressBar::no_length()).with_prefix(name.to_string());
     match style {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+/// All bars, which share the end of the screen.
+fn bars() -> &'static MultiProgress {
+    static BARS: LazyLock<MultiProgress> = LazyLock::new(|| {
+        MultiProgress::with_draw_target(match std::io::stderr().is_terminal() {
+            true => ProgressDrawTarget::stderr(),
+            false => ProgressDrawTarget::hidden(),
+        })
+    });
+    &BARS
 }
 
 /// Whether the error stream shows colors; `NO_COLOR` turns them off.

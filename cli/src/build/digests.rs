@@ -40,23 +40,40 @@ impl<'a> Digests<'a> {
 
     /// The digest of a file, in hexadecimal.
     pub(crate) fn of(&mut self, path: &Path) -> Result<String, Error> {
-        let path = path.canonicalize().map_err(Error::io(path))?;
-        let stat = path.metadata().map_err(Error::io(&path))?;
-        let entry = |sha256| Entry {
-            size: stat.size(),
-            modified: (stat.mtime(), stat.mtime_nsec()),
-            inode: stat.ino(),
-            sha256,
-        };
+        let (path, entry) = Entry::of(path)?;
         if let Some(known) = self.known.get(&path)
-            && *known == entry(known.sha256.clone())
+            && known.is_of(&entry)
         {
             return Ok(known.sha256.clone());
         }
-        let sha256 = digest(&path, stat.size(), self.progress)?;
-        self.known.insert(path, entry(sha256.clone()));
+        let sha256 = digest(&path, entry.size, self.progress)?;
         self.changed = true;
+        self.known.insert(path, Entry { sha256: sha256.clone(), ..entry });
         Ok(sha256)
+    }
+
+    /// Takes over the digest of a file that was just written. One that is gone already only costs time.
+    pub(crate) fn learn(&mut self, path: &Path, sha256: &str) {
+        if let Ok((path, entry)) = Entry::of(path) {
+            self.changed = true;
+            self.known.insert(path, Entry { sha256: sha256.into(), ..entry });
+        }
+    }
+}
+
+impl Entry {
+    /// What the system says of a file, and its real path.
+    fn of(path: &Path) -> Result<(PathBuf, Entry), Error> {
+        let path = path.canonicalize().map_err(Error::io(path))?;
+        let stat = path.metadata().map_err(Error::io(&path))?;
+        let modified = (stat.mtime(), stat.mtime_nsec());
+        let entry = Entry { size: stat.size(), modified, inode: stat.ino(), sha256: String::new() };
+        Ok((path, entry))
+    }
+
+    /// Whether it is of a file of which the system says this.
+    fn is_of(&self, now: &Entry) -> bool {
+        (self.size, self.modified, self.inode) == (now.size, now.modified, now.inode)
     }
 }
 

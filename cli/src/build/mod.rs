@@ -33,7 +33,7 @@ pub use freshness::Freshness;
 pub use job::{Compiled, Event, Job, compile, goes_through};
 pub use lock::{LOCK, Lock, Locked};
 pub(crate) use plan::inputs;
-pub use plan::{Options, Plan, Planner, artifacts, folders, plan};
+pub use plan::{Options, Plan, Planner, artifacts, folders, learn, plan};
 pub use recipes::recipes;
 
 /// This program and its version, as manifests name it.

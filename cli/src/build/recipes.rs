@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::Error;
 
 /// The recipes that `paths` stand for, in order and each once: a file stands for itself, a folder for the files in it
-/// that end in `.toml` and name a product. What has no name is there to be built upon, such as `base.toml`.
+/// that end in `.toml` and name a product, by themselves or by what they extend. Others are there to be extended, such as
+/// `base.toml`.
 ///
 /// # Errors
 /// When a path is not there, or a folder holds no recipe.
@@ -32,17 +33,27 @@ fn inside(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     match recipes.is_empty() {
         false => Ok(recipes),
         true => Err(Error::Usage(format!(
-            "{}: holds no recipe: no file that ends in .toml and has a `name`; folders below it are named one by one",
+            "{}: holds no recipe, which is a file that ends in .toml and has a `name`; folders below it are named one by one",
             folder.display()
         ))),
     }
 }
 
-/// Whether a file is a recipe of a product. One that is no TOML counts as one, so that its mistakes are told.
 fn is_recipe(file: &Path) -> bool {
-    let named = || {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.parse::<toml::Table>().map_or(true, |table| table.contains_key("name"))
-    };
-    file.extension().is_some_and(|ending| ending == "toml") && file.is_file() && named()
+    file.extension().is_some_and(|ending| ending == "toml") && file.is_file() && named(file, DEEPEST)
+}
+
+/// Longest chain of files that extend each other.
+const DEEPEST: usize = 16;
+
+/// Whether a file, or one that it extends, has a name. One that cannot be read counts, so that its mistakes are told.
+fn named(file: &Path, deepest: usize) -> bool {
+    let text = std::fs::read_to_string(file).ok();
+    let Some(table) = text.and_then(|text| text.parse::<toml::Table>().ok()) else { return true };
+    match table.get("extends").and_then(toml::Value::as_str) {
+        _ if table.contains_key("name") => true,
+        Some(parent) if deepest > 0 => named(&file.with_file_name("").join(parent), deepest - 1),
+        Some(_) => true,
+        None => false,
+    }
 }

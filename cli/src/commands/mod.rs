@@ -82,7 +82,12 @@ fn write_report(file: &Path, folders: &[PathBuf]) -> Result<(), Error> {
         return Err(Error::Usage(format!("{}: {why}", other.display())));
     }
     let subjects = folders.iter().map(|folder| report::Reported::open(folder)).collect::<Result<Vec<_>, _>>()?;
-    artifact::write_alone(file, |out| out.write_all(report::page(&subjects).as_bytes()))?;
+    write_page(file, &report::page(&subjects))
+}
+
+/// Writes a page, and says so.
+fn write_page(file: &Path, page: &str) -> Result<(), Error> {
+    artifact::write_alone(file, |out| out.write_all(page.as_bytes()))?;
     note(&format!("wrote {}", file.display()));
     Ok(())
 }

@@ -9,7 +9,7 @@ use diffulex_compiler::recipe;
 use diffulex_edge::build::{self, Forecast, Network, forecast};
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_edge::{Error, report};
-use diffulex_targets::artifact::Manifest;
+use diffulex_targets::artifact::{Manifest, Origin};
 use diffulex_targets::{coreml, onnx};
 use indicatif::{HumanBytes, HumanCount};
 
@@ -136,6 +136,7 @@ fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
         for (name, file) in &manifest.files {
             text.push_str(&format!("file       {name}, {}, sha256 {}…\n", HumanBytes(file.bytes), short(&file.sha256)));
         }
+        text.push_str(&origin(&manifest.origin));
         for (name, digest) in &manifest.checkpoint {
             text.push_str(&format!("made from  {name}, sha256 {}…\n", short(digest)));
         }
@@ -148,6 +149,14 @@ fn described(kind: &Kind, path: &Path) -> Result<String, Error> {
         text.push_str(&report::summary(&report::Reported::open(path)?));
     }
     Ok(text)
+}
+
+/// Where the checkpoint comes from, as far as that is known.
+fn origin(origin: &Origin) -> String {
+    let license = origin.license.as_ref().map(|license| format!("license {license}"));
+    let bases = (!origin.base_models.is_empty()).then(|| format!("made from {}", origin.base_models.join(" and ")));
+    let known: Vec<String> = [origin.name.clone(), license, bases].into_iter().flatten().collect();
+    if known.is_empty() { String::new() } else { format!("origin     {}\n", known.join(", ")) }
 }
 
 /// The beginning of a digest, which may be any text in a damaged manifest.

@@ -19,7 +19,7 @@ const NAMES: usize = 250;
 /// Below this many decibels a weight is as bad as can be shown, above the other as good.
 const RANGE: [f64; 2] = [10.0, 50.0];
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:80em;padding:0 1em;color:#222}\
+pub(super) const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:80em;padding:0 1em;color:#222}\
 table{border-collapse:collapse;margin:1em 0}th,td{padding:.2em .8em;white-space:nowrap;text-align:right;border-bottom:1px solid #ddd}\
 th:first-child,td:first-child{text-align:left}h2{margin-top:2em}svg{display:block;margin:1em 0;max-width:100%}\
 text{font:12px system-ui,sans-serif}code{font:13px ui-monospace,monospace}summary{cursor:pointer}";
@@ -174,6 +174,6 @@ fn color(sqnr: Option<f64>) -> String {
 }
 
 /// Text of names, which may come from a file of a stranger.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

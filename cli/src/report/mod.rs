@@ -4,9 +4,11 @@
 
 mod html;
 mod text;
+mod timings;
 
 pub use html::page;
 pub use text::{summary, weights};
+pub use timings::{Clock, Timings};
 
 use std::fs;
 use std::path::Path;

@@ -14,11 +14,14 @@ pub mod tokens;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub use card::Card;
 pub use config::Config;
 pub use error::CheckpointError;
 pub use shards::Shards;
+
+use tokens::Added;
 
 use crate::ir::{StoredTensor, WeightError, WeightSource, WeightType};
 
@@ -28,6 +31,8 @@ pub struct Checkpoint {
     folder: PathBuf,
     config: Config,
     shards: Shards,
+    /// What the tokenizer's files say, once they are read.
+    added: OnceLock<Added>,
 }
 
 impl Checkpoint {
@@ -42,7 +47,7 @@ impl Checkpoint {
         let head = config.decoder.tied.then(|| stored_name("lm_head"));
         let expected = names::expected(&config.decoder, stored_name);
         let shards = Shards::open(folder)?.select(&expected, head.as_deref())?;
-        Ok(Checkpoint { folder: folder.to_path_buf(), config, shards })
+        Ok(Checkpoint { folder: folder.to_path_buf(), config, shards, added: OnceLock::new() })
     }
 
     /// The folder.
@@ -89,7 +94,10 @@ impl Checkpoint {
     pub fn mask_id(&self) -> Result<u32, CheckpointError> {
         match self.config.mask_id {
             Some(id) => Ok(id),
-            None => tokens::mask_id(&self.folder, self.config.decoder.vocab, self.config.family.facts().mask_texts),
+            None => {
+                let (vocab, texts) = (self.config.decoder.vocab, self.config.family.facts().mask_texts);
+                self.added()?.mask_id(&self.folder, vocab, texts)
+            }
         }
     }
 
@@ -101,12 +109,22 @@ impl Checkpoint {
     pub fn end_ids(&self) -> Result<Vec<u32>, CheckpointError> {
         let Config { family, decoder, end_ids, .. } = &self.config;
         let mut all = end_ids.clone();
-        for id in tokens::ids(&self.folder, decoder.vocab, family.facts().end_texts)? {
+        for id in self.added()?.ids(decoder.vocab, family.facts().end_texts) {
             if !all.contains(&id) {
                 all.push(id);
             }
         }
         Ok(all)
+    }
+
+    fn added(&self) -> Result<&Added, CheckpointError> {
+        match self.added.get() {
+            Some(added) => Ok(added),
+            None => {
+                let added = Added::read(&self.folder)?;
+                Ok(self.added.get_or_init(|| added))
+            }
+        }
     }
 }
 

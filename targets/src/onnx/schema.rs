@@ -114,7 +114,8 @@ pub(super) fn grid_of(op: &Op, operands: &[Option<Grid>]) -> Option<Grid> {
     }
 }
 
-/// The grid that a value of a module lies on.
+/// The grid that a value of a module lies on. Only where numbers are moved it depends on operands, which are followed no
+/// further than that: else every path through the module would be walked.
 pub(super) fn grid_at(module: &Module, id: NodeId) -> Option<Grid> {
     let node = module.node(id);
     let of = |arg: &Operand| match arg {
@@ -123,8 +124,10 @@ pub(super) fn grid_at(module: &Module, id: NodeId) -> Option<Grid> {
         Operand::Cache(_) => None,
     };
     let operands: Vec<Option<Grid>> = match node.op {
-        Op::FakeQuantize(_) => vec![],
-        _ => node.args.iter().map(of).collect(),
+        Op::Cached | Op::Embed | Op::Reshape { .. } | Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } => {
+            node.args.iter().map(of).collect()
+        }
+        _ => vec![],
     };
     grid_of(&node.op, &operands)
 }

@@ -17,11 +17,12 @@ use std::time::Instant;
 use diffulex_edge::Error;
 use diffulex_edge::build::schedule::{self, Limits, Outcome};
 use diffulex_edge::build::{self, Estimate, Freshness, Lock, Locked, Plan};
+use diffulex_edge::report::Timings;
 use diffulex_targets::artifact::Manifest;
 
 pub(crate) use one::ensure;
 
-use super::{context, planned, write_report};
+use super::{context, planned, write_page, write_report};
 use crate::args::{Build, FRESHNESS};
 use crate::terminal::{note, print};
 
@@ -80,20 +81,28 @@ fn builds(args: &Build) -> Result<bool, Error> {
     for plan in &kept {
         one::kept(plan, args, locks.as_ref().and_then(|locks| locks.get(&plan.folder)))?;
     }
-    let work = one::Work { args, locks: locks.as_ref(), failed: Mutex::new(None) };
+    let timings = args.timings.as_ref().map(|_| Timings::default());
+    let work = one::Work { args, locks: locks.as_ref(), timings: timings.as_ref(), failed: Mutex::new(None) };
     let limits = Limits { jobs, memory, keep_going: args.keep_going };
     let outcomes = schedule::run(&costs, limits, &|place| work.carry_out(&stale[place]));
     if let Some(error) = work.failed.into_inner().ok().flatten() {
         return Err(error);
     }
     let done = |(_, outcome): &(&Plan, &Outcome)| **outcome == Outcome::Done;
-    let whole: Vec<&Plan> = kept.iter().chain(stale.iter().zip(&outcomes).filter(done).map(|(plan, _)| plan)).collect();
+    let built: Vec<&Plan> = stale.iter().zip(&outcomes).filter(done).map(|(plan, _)| plan).collect();
+    if args.stop_after.is_none() {
+        build::learn(&args.places.out, &built);
+    }
+    let whole: Vec<&Plan> = kept.iter().chain(built).collect();
     if args.places.overrides.is_empty() && args.stop_after.is_none() && !args.locked {
         lock(&whole, args.places.only.is_none())?;
     }
     if let Some(file) = &args.report {
         let folders: Vec<PathBuf> = whole.iter().map(|plan| plan.folder.clone()).collect();
         write_report(file, &folders)?;
+    }
+    if let (Some(file), Some(timings)) = (&args.timings, timings) {
+        write_page(file, &timings.page())?;
     }
     if args.stop_after.is_none() {
         tell::all(args.message_format, kept.len(), &outcomes, started.elapsed().as_secs_f64())?;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use diffulex_compiler::ir;
 use diffulex_edge::Error;
 use diffulex_edge::build::{self, Event, Freshness, Locked, Plan};
+use diffulex_edge::report::{Clock, Timings};
 use diffulex_targets::artifact::Manifest;
 
 use super::{explain, tell};
@@ -46,6 +47,8 @@ pub(super) struct Work<'a> {
     pub(super) args: &'a Build,
     /// What is locked, by folder, where it must come out like that.
     pub(super) locks: Option<&'a BTreeMap<PathBuf, Locked>>,
+    /// Takes times, where they are asked for.
+    pub(super) timings: Option<&'a Timings>,
     /// Why a result could not be told.
     pub(super) failed: Mutex<Option<Error>>,
 }
@@ -77,15 +80,21 @@ impl Work<'_> {
         tell::started(self.args.message_format, plan, &why)?;
         let started = Instant::now();
         let locked = self.locks.and_then(|locks| locks.get(&plan.folder));
-        let mut stages = Stages { plan, args: self.args, number: 0 };
-        write(plan, locked, &mut |event| stages.see(event))?;
-        tell::finished(self.args.message_format, plan, &why, Some(started.elapsed().as_secs_f64()))
+        let mut stages = Stages::new(plan, self.args);
+        let mut clock = self.timings.map(|timings| timings.clock(&plan.job.build.name));
+        write(plan, locked, &mut |event| {
+            clock.iter_mut().for_each(|clock| clock.see(event));
+            stages.see(event)
+        })?;
+        clock.into_iter().for_each(Clock::stop);
+        let built = tell::Built { seconds: started.elapsed().as_secs_f64(), before: stages.before };
+        tell::finished(self.args.message_format, plan, &why, Some(built))
     }
 }
 
 /// Takes a module through the stages and prints what was asked for; writes no artifact.
 fn look(plan: &Plan, args: &Build) -> Result<(), Error> {
-    let mut stages = Stages { plan, args, number: 0 };
+    let mut stages = Stages::new(plan, args);
     let mut failed = Ok(());
     let module = build::compile(&plan.job, args.stop_after.as_deref(), &mut |event| {
         if failed.is_ok() {
@@ -104,10 +113,17 @@ fn look(plan: &Plan, args: &Build) -> Result<(), Error> {
 struct Stages<'a> {
     plan: &'a Plan,
     args: &'a Build,
+    /// Stages so far.
     number: usize,
+    /// Weights that an interrupted build had written.
+    before: usize,
 }
 
-impl Stages<'_> {
+impl<'a> Stages<'a> {
+    fn new(plan: &'a Plan, args: &'a Build) -> Stages<'a> {
+        Stages { plan, args, number: 0, before: 0 }
+    }
+
     fn see(&mut self, event: &Event<'_>) -> Result<(), Error> {
         let build = &self.plan.job.build.name;
         let (name, module, notes) = match event {
@@ -117,7 +133,11 @@ impl Stages<'_> {
                 note(&format!("{build}: no context binaries: {why}"));
                 return Ok(());
             }
-            Event::Weight { .. } | Event::Written { .. } | Event::Calibrating { .. } => return Ok(()),
+            Event::Weight { before, .. } => {
+                self.before += usize::from(*before);
+                return Ok(());
+            }
+            Event::Written { .. } | Event::Calibrating { .. } => return Ok(()),
         };
         self.number += 1;
         if let Some(folder) = &self.args.dump_ir {

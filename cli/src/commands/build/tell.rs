@@ -42,22 +42,31 @@ pub(super) fn started(format: MessageFormat, plan: &Plan, why: &str) -> Result<(
     }
 }
 
-/// Tells that a build is as it should be: since now, after so many seconds, or still.
-pub(super) fn finished(format: MessageFormat, plan: &Plan, why: &str, seconds: Option<f64>) -> Result<(), Error> {
+/// How an artifact was built.
+pub(super) struct Built {
+    pub(super) seconds: f64,
+    /// Weights that an interrupted build had written.
+    pub(super) before: usize,
+}
+
+/// Tells that an artifact is as it should be: since now, or still.
+pub(super) fn finished(format: MessageFormat, plan: &Plan, why: &str, built: Option<Built>) -> Result<(), Error> {
     let (name, path) = (&plan.job.build.name, plan.artifact());
     let bytes = Manifest::read(&plan.folder)?.artifact_bytes();
-    match (format, seconds) {
-        (MessageFormat::Json, _) => {
+    match (format, built) {
+        (MessageFormat::Json, built) => {
             let object = json!({
-                "reason": "build-finished", "name": name, "artifact": path, "bytes": bytes, "fresh": seconds.is_none(),
-                "why": why, "seconds": seconds,
+                "reason": "build-finished", "name": name, "artifact": path, "bytes": bytes, "fresh": built.is_none(),
+                "why": why, "seconds": built.as_ref().map(|built| built.seconds),
+                "reused": built.as_ref().map(|built| built.before),
             });
             say(&format!("{object}\n"))
         }
         (MessageFormat::Text, None) => say(&format!("{name}: fresh\n")),
-        (MessageFormat::Text, Some(seconds)) => {
-            let size = HumanBytes(bytes);
-            say(&format!("{name}: built {} ({size}) in {seconds:.1} s ({why})\n", path.display()))
+        (MessageFormat::Text, Some(Built { seconds, before })) => {
+            let (path, size) = (path.display(), HumanBytes(bytes));
+            let more = if before > 0 { format!("; {before} weights were written before") } else { String::new() };
+            say(&format!("{name}: built {path} ({size}) in {seconds:.1} s ({why}{more})\n"))
         }
     }
 }
