@@ -26,7 +26,8 @@ fn wide() -> Place {
     let config = fs::read_to_string(place.path("tiny/config.json")).unwrap();
     let narrow = "\"intermediate_size\": 176";
     assert!(config.contains(narrow));
-    fs::write(place.path("tiny/config.json"), config.replace(narrow, &format!("\"intermediate_size\": {WIDE}"))).unwrap();
+    fs::write(place.path("tiny/config.json"), config.replace(narrow, &format!("\"intermediate_size\": {WIDE}")))
+        .unwrap();
     widen(&place.path("tiny/model.safetensors"));
     place
 }

@@ -8,10 +8,10 @@ use diffulex_compiler::ir::interpret::{Array, Inputs, Outputs};
 use diffulex_compiler::ir::{CacheId, CacheKind, Encoding, Module, WeightSource, interpret, parse, print, verify};
 use diffulex_compiler::passes;
 use diffulex_compiler::quant::Scheme;
+use diffulex_targets::Work;
 use diffulex_targets::coreml::{
     Deployment, EmitError, Interface, Metadata, Options, Package, Packages, join, legalize, read, split, text,
 };
-use diffulex_targets::Work;
 use half::f16;
 
 use super::decoder::{Model, Numbers, Random, SDAR, assert_same, models, module};

@@ -343,7 +343,11 @@ fn forged_journals_are_harmless() {
     let state = copied(state);
     let bytes = built.files[&format!("b/{SUMS}")].clone();
     fs::write(state.path().join(".b.building/left"), &bytes).unwrap();
-    let entry = { let mut out = Hashing::new(io::sink()); out.write_all(&bytes).unwrap(); out.entry() };
+    let entry = {
+        let mut out = Hashing::new(io::sink());
+        out.write_all(&bytes).unwrap();
+        out.entry()
+    };
     let made = VecDeque::new();
     forge(state.path(), &[Point { file: "left".into(), bytes: entry.bytes, sha256: entry.sha256, made }]);
     assert_eq!(case.build(state.path(), "key", &mut || {}).unwrap(), built);

@@ -32,8 +32,7 @@ pub(super) fn write(
         _ => None,
     });
     // The weight of each chunk, in the order of the chunks.
-    let mut owners =
-        numbers.clone().flat_map(|(id, rows)| stream::chunks_of(module.weight(id), rows).map(move |_| id));
+    let mut owners = numbers.clone().flat_map(|(id, rows)| stream::chunks_of(module.weight(id), rows).map(move |_| id));
     let chunks = numbers.flat_map(|(id, rows)| stream::chunks_of(module.weight(id), rows));
     let (mut bytes, packing) = (Encoded::default(), packing(nibbles));
     stream::encode(work, chunks, &mut |part, chunk| {
