@@ -71,6 +71,7 @@ pub fn plan<'a>(path: &Path, options: &Options, progress: &'a mut Progress<'a>) 
         let folder = options.out.join(target(&build).folder(&build.name));
         let job = Job::new(build, checkpoint, inputs, Some(folder.clone()))?;
         let freshness = freshness::of(&job.build, &job.inputs, &folder, &mut digests);
+        // Beside others lies what the next build goes on with.
         if freshness == Freshness::Fresh {
             artifact::sweep(&folder);
         }
