@@ -23,9 +23,10 @@ use std::path::{Path, PathBuf};
 use diffulex_compiler::ir::interpret::{Array, Inputs};
 use diffulex_compiler::ir::{Encoding, Module, WeightSource, interpret, print};
 use diffulex_targets::coreml::{
-    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, legalize, read, text,
+    Attention, Deployment, Interface, Metadata, Nibbles, Norm, Options, Package, Packages, legalize, read, text,
 };
 use diffulex_targets::raise::raise;
+use diffulex_targets::{Content, EmitError, Work};
 use half::f16;
 
 use decoder::{Model, Numbers, Random, SDAR, assert_same, inputs, models, module};
@@ -88,7 +89,14 @@ fn half_inputs(model: Model, seed: u64) -> Inputs {
 fn write(legal: &Module, numbers: &dyn WeightSource, options: &Options, folder: &Path) {
     let metadata = Metadata { generation: None, recipe_digest: "sha256:0123".into() };
     let package = Package::new(legal, &metadata, options).unwrap();
-    package.write(numbers, folder, &mut |_, _| {}).unwrap();
+    let packages = Packages::new(legal, "m", &metadata, options).unwrap();
+    let mut make = |name: &str, content: Content<'_>| {
+        let path = folder.join(name.strip_prefix("m.mlpackage/").expect("one package"));
+        std::fs::create_dir_all(path.parent().unwrap())?;
+        content(&mut std::fs::File::create(path)?)?;
+        Ok::<(), EmitError>(())
+    };
+    packages.write(Work::new(numbers), &mut make, &mut |_, _| {}).unwrap();
     for (name, bytes) in package.files() {
         assert_eq!(std::fs::metadata(folder.join(name)).unwrap().len(), bytes, "{name}");
     }

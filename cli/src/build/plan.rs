@@ -111,6 +111,7 @@ impl<'a> Planner<'a> {
         let reads = reads.collect::<Result<_, Error>>()?;
         let job = Job { reads, ..Job::new(build, checkpoint, inputs, Some(folder.clone()))? };
         let freshness = freshness::of(&job, &folder, self.options.contexts, &mut self.digests);
+        // Beside others lies what the next build goes on with.
         if freshness == Freshness::Fresh {
             artifact::sweep(&folder);
         }

@@ -7,12 +7,18 @@
 //! .NAME.lock        locked by the system as long as a build runs
 //! .NAME.replaced    the older one, for a moment, where the file system cannot exchange names
 //! ```
+//!
+//! A build that ends, well or with an error, removes all of these but the artifact. One that is killed leaves them: the
+//! next build of the place goes on with them or clears them away, and [`sweep`] does so where nothing is left to build.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{ArtifactError, MANIFEST, io_error};
+
+/// What may lie beside an artifact until its build ends.
+pub(super) const BESIDE: [&str; 4] = ["building", "journal", "lock", "replaced"];
 
 /// The right to write at a place: what stands there may be replaced, and no other build is at it.
 #[derive(Debug)]
@@ -66,7 +72,7 @@ impl Claim {
     fn take(path: PathBuf) -> Result<Claim, ArtifactError> {
         let lock = beside(&path, "lock");
         loop {
-            let file = File::create(&lock).map_err(io_error(&lock))?;
+            let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(io_error(&lock))?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(fs::TryLockError::WouldBlock) => return Err(ArtifactError::Busy { path }),
@@ -110,10 +116,10 @@ impl Drop for Claim {
 }
 
 /// Clears away what a killed build of this artifact left behind, unless another build is at it. It is for artifacts that
-/// are not built again: a build clears away by itself what it cannot use.
+/// are fresh: what lies beside others is of use to the next build.
 pub fn sweep(folder: &Path) {
     let folder = real(folder);
-    if ["building", "journal", "lock", "replaced"].iter().any(|suffix| beside(&folder, suffix).exists())
+    if BESIDE.iter().any(|suffix| beside(&folder, suffix).exists())
         && let Ok(claim) = Claim::take(folder)
     {
         claim.clear();
@@ -135,5 +141,53 @@ pub(super) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
         _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a killed build leaves.
+    fn left(out: &Path) {
+        fs::create_dir_all(out.join(".b.building/inner")).unwrap();
+        for name in [".b.building/inner/file", ".b.journal", ".b.lock"] {
+            fs::write(out.join(name), "left").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_swept_when_nobody_builds() {
+        let out = tempfile::tempdir().unwrap();
+        let folder = out.path().join("b");
+        sweep(&folder);
+        let claim = Claim::artifact(&folder).unwrap();
+        left(out.path());
+        sweep(&folder);
+        assert!(out.path().join(".b.building/inner/file").exists() && out.path().join(".b.journal").exists());
+        drop(claim);
+        assert!(out.path().join(".b.building").exists(), "a build that did not begin leaves it to the next");
+        sweep(&folder);
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+        fs::write(out.path().join(".b.lock"), "").unwrap();
+        sweep(&folder);
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_moved_aside_comes_back() {
+        let out = tempfile::tempdir().unwrap();
+        let (folder, aside) = (out.path().join("b"), out.path().join(".b.replaced"));
+        let stands = |place: &Path, content: &str| {
+            fs::create_dir(place).unwrap();
+            fs::write(place.join(MANIFEST), content).unwrap();
+        };
+        stands(&aside, "old");
+        drop(Claim::artifact(&folder).unwrap());
+        assert_eq!(fs::read_to_string(folder.join(MANIFEST)).unwrap(), "old");
+        stands(&aside, "older");
+        drop(Claim::artifact(&folder).unwrap());
+        assert_eq!(fs::read_to_string(folder.join(MANIFEST)).unwrap(), "old");
+        assert!(!aside.exists());
     }
 }

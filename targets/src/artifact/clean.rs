@@ -3,11 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::claim::Claim;
+use super::claim::{BESIDE, Claim, beside};
 use super::{ArtifactError, MANIFEST, io_error};
-
-/// What builds leave beside an artifact until they end.
-const BESIDE: [&str; 4] = ["building", "journal", "lock", "replaced"];
 
 /// Removes an artifact and what killed builds of it left; gives the bytes that are free now, nothing where nothing was
 /// there. The manifest goes first, so that what remains of an interrupted removal is no artifact.
@@ -28,9 +25,9 @@ pub fn remove(folder: &Path) -> Result<Option<u64>, ArtifactError> {
 
 /// Bytes of an artifact and of what killed builds of it left; nothing where nothing is there.
 pub fn size(folder: &Path) -> Option<u64> {
-    let beside = BESIDE.map(|suffix| super::claim::beside(folder, suffix));
+    let left = BESIDE.map(|suffix| beside(folder, suffix));
     let there: Vec<&Path> =
-        [folder].into_iter().chain(beside.iter().map(PathBuf::as_path)).filter(|path| path.exists()).collect();
+        [folder].into_iter().chain(left.iter().map(PathBuf::as_path)).filter(|path| path.exists()).collect();
     (!there.is_empty()).then(|| there.into_iter().map(bytes).sum())
 }
 

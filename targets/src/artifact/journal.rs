@@ -89,9 +89,13 @@ struct Current {
 }
 
 impl Journal {
-    /// Reads what an earlier build with this key left; that of another is no journal at all.
+    /// Reads what an earlier build with this key left; that of another is no journal at all, and removed.
     pub(super) fn open(path: PathBuf, key: &str) -> Journal {
         let ahead = lines(&path, key);
+        if ahead.is_empty() {
+            // What cannot be removed cannot be written either.
+            let _ = fs::remove_file(&path);
+        }
         Journal(RefCell::new(State { path, length: 0, tip: key.into(), ahead, current: None }))
     }
 

@@ -14,7 +14,7 @@ use super::schema::program::{
     RepeatedInts, RepeatedStrings, TensorType, TensorValue, Value, ValueKind, ValueType,
 };
 use super::schema::{MANIFEST_PATH, MODEL_PATH, WEIGHT_PATH};
-use super::{Metadata, Options, Package, legalize};
+use super::{Metadata, Options, Packages, legalize};
 
 /// A step with two layers, `MATRIX` in place of an encoding.
 const STEP: &str = r#"
@@ -80,9 +80,9 @@ impl Parts {
     /// Those of the step.
     pub(super) fn new(encoding: Encoding, options: &Options) -> Parts {
         let (legal, folder) = (legal(encoding, options), tempfile::tempdir().unwrap());
-        let package = Package::new(&legal, &Metadata::default(), options).unwrap();
-        package.write(&Ones(1f32.to_le_bytes().repeat(4096)), folder.path(), &mut |_, _| {}).unwrap();
-        let file = |name: &str| fs::read(folder.path().join(name)).unwrap();
+        let packages = Packages::new(&legal, "m", &Metadata::default(), options).unwrap();
+        packages.write_below(&Ones(1f32.to_le_bytes().repeat(4096)), folder.path(), &mut |_, _| {}).unwrap();
+        let file = |name: &str| fs::read(folder.path().join("m.mlpackage").join(name)).unwrap();
         let model = Model::decode(&file(MODEL_PATH)[..]).unwrap();
         Parts { manifest: serde_json::from_slice(&file(MANIFEST_PATH)).unwrap(), model, weights: file(WEIGHT_PATH) }
     }

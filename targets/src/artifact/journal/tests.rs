@@ -287,6 +287,15 @@ fn only_what_is_true_is_believed() {
         std::os::unix::fs::symlink("model.moved", file(state)).unwrap();
     });
     check("no file", &all, &|state| fs::remove_file(file(state)).unwrap());
+    let letters = tempfile::NamedTempFile::new().unwrap();
+    fs::write(letters.path(), "dear").unwrap();
+    for name in ["journal", "lock"] {
+        check("a link elsewhere", &if name == "lock" { rest(points.len()) } else { all.clone() }, &|state| {
+            let _ = fs::remove_file(state.join(format!(".b.{name}")));
+            std::os::unix::fs::symlink(letters.path(), state.join(format!(".b.{name}"))).unwrap();
+        });
+        assert_eq!(fs::read_to_string(letters.path()).unwrap(), "dear");
+    }
     check("a journal that is a folder", &all, &|state| {
         fs::remove_file(state.join(".b.journal")).unwrap();
         fs::create_dir(state.join(".b.journal")).unwrap();

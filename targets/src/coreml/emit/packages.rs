@@ -172,21 +172,6 @@ impl Package<'_> {
         weights::write(&self.module, work, &self.blobs, self.options.nibbles, out, progress)
     }
 
-    /// Writes all files below `folder`, which is made where it is not there.
-    ///
-    /// # Errors
-    /// When a weight cannot be evaluated or stored, or writing fails.
-    pub fn write(
-        &self,
-        source: &dyn WeightSource,
-        folder: &Path,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Vec<Cost>, EmitError> {
-        create(&folder.join(MANIFEST_PATH))?.write_all(&self.manifest())?;
-        create(&folder.join(MODEL_PATH))?.write_all(&self.model.encode_to_vec())?;
-        self.write_weights(Work::new(source), &mut create(&folder.join(WEIGHT_PATH))?, progress)
-    }
-
     /// The model file of a part of this chain; that of a package which is none is as it is.
     fn model_of(&self, chain: &str) -> Vec<u8> {
         let mut model = self.model.clone();
