@@ -114,7 +114,7 @@ impl Case {
         let folder = out.join("b");
         let mut bundle = Bundle::create(Claim::artifact(&folder).unwrap(), key).unwrap();
         let journal = bundle.journal();
-        let work = Work { source: &self.numbers, journal: journal.as_deref() };
+        let work = Work { source: &self.numbers, journal: journal.as_deref(), watch: None };
         let planned = self.target.plan(&self.module, &Metadata::default(), "model").unwrap();
         let mut put = |name: &str, content: crate::Content<'_>| {
             bundle.write(name, content).map_err(|error| EmitError::Io(io::Error::other(error.to_string())))
@@ -127,6 +127,8 @@ impl Case {
             artifact: self.target.artifact("model"),
             tool: "tool 1".into(),
             recipe: BTreeMap::new(),
+            origin: Default::default(),
+            reads: BTreeMap::new(),
             checkpoint: BTreeMap::new(),
             files: BTreeMap::new(),
             step: None,
