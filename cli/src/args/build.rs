@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use diffulex_compiler::recipe::TargetName;
+use diffulex_compiler::recipe::{Dtype, TargetName};
 
 use super::{MessageFormat, Places};
 
@@ -65,10 +65,9 @@ pub(crate) struct Export {
     /// What to export for
     #[arg(long, value_name = "NAME", default_value = "xnnpack", value_parser = target())]
     pub(crate) backend: TargetName,
-    /// How weights are stored: bfloat16, float16, float32, int8, int4, or another scheme of recipes/base.toml (8da8w, 8da4w,
-    /// w8a16, w4a16); without it float16, or for qnn w8a16
-    #[arg(long, value_name = "NAME")]
-    pub(crate) dtype: Option<String>,
+    /// How weights are stored, as recipes/base.toml says; without it float16, or for qnn w8a16
+    #[arg(long, value_name = "NAME", value_parser = dtype())]
+    pub(crate) dtype: Option<Dtype>,
     /// A chip that a bundle is for, as often as needed, such as sm8650 or "8 Elite"
     #[arg(long, value_name = "NAME")]
     pub(crate) soc: Vec<String>,
@@ -104,4 +103,14 @@ pub(crate) struct Context {
 /// A target by its name.
 fn target() -> impl TypedValueParser<Value = TargetName> {
     PossibleValuesParser::new(TargetName::NAMES).try_map(|name| TargetName::from_name(&name).ok_or("is no target"))
+}
+
+/// A scheme by its name, or by PyTorch's.
+fn dtype() -> impl TypedValueParser<Value = Dtype> {
+    let torch = [("float32", Dtype::F32), ("float16", Dtype::F16), ("bfloat16", Dtype::Bf16)];
+    let names = Dtype::NAMES.iter().copied().chain(torch.map(|(name, _)| name));
+    PossibleValuesParser::new(names).try_map(move |name| {
+        let known = torch.into_iter().find(|(other, _)| *other == name).map(|(_, dtype)| dtype);
+        known.or(Dtype::from_name(&name)).ok_or("is no scheme")
+    })
 }

@@ -14,6 +14,7 @@ Examples:
   diffulex-edge verify recipes/demo.toml
   diffulex-edge verify recipes/demo.toml --engine executorch
   diffulex-edge verify model.pte --against checkpoint/
+  diffulex-edge verify model.pte --against checkpoint/ --tolerance 1e-5
   diffulex-edge verify checkpoint/ --reference logits.safetensors --trajectories runs.json --message-format json
   diffulex-edge verify artifacts/demo-xnnpack-f16 --conversations chat.json --explain")]
 pub(crate) struct Verify {
@@ -37,6 +38,9 @@ pub(crate) struct Verify {
     /// The checkpoint that an artifact must equal; without it the one of its manifest is looked for, here and in --models
     #[arg(long, value_name = "DIR")]
     pub(crate) against: Option<PathBuf>,
+    /// Largest error of a logit, as a share of the largest; the usual limit of a check counts where it is tighter
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) tolerance: Option<f32>,
     /// Block length of the attention, where it is not the model's own
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) block: Option<u32>,

@@ -22,7 +22,7 @@ mod refused;
 pub use context::MakeContext;
 pub(crate) use digests::Digests;
 pub use digests::Progress;
-pub use emit::{export, foreseen, run};
+pub use emit::{export, foreseen, run, weigh};
 pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;
 pub use job::{Compiled, Event, Job, compile, goes_through};

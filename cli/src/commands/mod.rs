@@ -3,7 +3,6 @@
 
 pub(crate) mod bench;
 pub(crate) mod build;
-mod checks;
 pub(crate) mod context;
 pub(crate) mod export;
 mod flags;
