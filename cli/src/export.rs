@@ -37,10 +37,10 @@ const SAID_BY_FLAGS: [&str; 6] = ["name", "model", "model.checkpoint", "matrix",
 ///
 /// let usual = Export::default();
 /// assert_eq!((usual.target, usual.dtype), (TargetName::Xnnpack, Dtype::F16));
-/// let short = Export { overrides: vec!["shape.cache=64".into()], ..Export::of(Dtype::Int8) };
+/// let short = Export { overrides: vec!["shape.cache=256".into()], ..Export::of(Dtype::Int8) };
 /// # let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/sdar/tiny");
 /// let module = short.compile(&diffulex_edge::load(tiny)?)?.module;
-/// assert_eq!(module.bounds.c, 64);
+/// assert_eq!(module.bounds.c, 256);
 /// # Ok::<(), diffulex_edge::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]

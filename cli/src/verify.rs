@@ -91,12 +91,7 @@ pub(crate) fn tolerable(tolerance: Option<f32>) -> Result<(), Error> {
 ///
 /// # Errors
 /// When one of them cannot be run.
-pub fn artifact(
-    artifact: &Opened,
-    checkpoint: &Path,
-    how: &Comparison,
-    found: &mut Found<'_>,
-) -> Result<(), Error> {
+pub fn artifact(artifact: &Opened, checkpoint: &Path, how: &Comparison, found: &mut Found<'_>) -> Result<(), Error> {
     let Comparison { engine, tolerance, explain } = how;
     tolerable(*tolerance)?;
     let source = subject::checkpoint(checkpoint, artifact.block)?;

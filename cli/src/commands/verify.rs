@@ -94,12 +94,7 @@ fn planned(plan: &Plan, asked: &Asked<'_>, told: &mut Told) -> Result<(), Error>
 }
 
 /// An artifact against a checkpoint. What was found is left in the artifact's folder, if it has one.
-fn held_against(
-    path: &Path,
-    checkpoint: &Path,
-    asked: &Asked<'_>,
-    told: &mut Told,
-) -> Result<(), Error> {
+fn held_against(path: &Path, checkpoint: &Path, asked: &Asked<'_>, told: &mut Told) -> Result<(), Error> {
     told.begin();
     let manifest = if subject::kind(path)? == Kind::Bundle { Some(Manifest::read(path)?) } else { None };
     if let Some(artifact) = opened(path, None, told)? {
