@@ -4,6 +4,7 @@
 mod artifacts;
 mod coreml;
 mod families;
+mod help;
 mod library;
 mod onnx;
 mod qnn;

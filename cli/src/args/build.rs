@@ -50,11 +50,11 @@ pub(crate) struct Build {
 The same as a recipe that builds on that of the family; --print-recipe shows it, and `build` makes the same bytes of it.
 
 Examples:
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --backend xnnpack --dtype bfloat16
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype 8da4w --set shape.cache=1024
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype int8 --print-recipe > model.toml
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.mlpackage --backend coreml --dtype int4
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.qnn --backend qnn --dtype w8a16 --soc sm8650")]
+  diffulex-edge export --hf-model-path SDAR --output-path m.pte --backend xnnpack --dtype bfloat16
+  diffulex-edge export --hf-model-path SDAR --output-path m.pte --dtype 8da4w --set shape.cache=1024
+  diffulex-edge export --hf-model-path SDAR --output-path m.pte --dtype int8 --print-recipe > m.toml
+  diffulex-edge export --hf-model-path SDAR --output-path m.mlpackage --backend coreml --dtype int4
+  diffulex-edge export --hf-model-path SDAR --output-path m.qnn --backend qnn --soc sm8650")]
 pub(crate) struct Export {
     /// The checkpoint's folder
     #[arg(long, value_name = "DIR")]

@@ -3,10 +3,12 @@
 
 pub(crate) mod bench;
 pub(crate) mod build;
+pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod export;
 mod flags;
 mod lints;
+pub(crate) mod man;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod verify;

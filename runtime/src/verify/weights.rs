@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
-use diffulex_compiler::ir::{Module, Node, Op, Operand, Stage, Weight, WeightError, WeightExpr, WeightSource, WeightType};
+use diffulex_compiler::ir::{
+    Module, Node, Op, Operand, Stage, Weight, WeightError, WeightExpr, WeightSource, WeightType,
+};
 use diffulex_compiler::quant::{self, Encoded};
 
 use super::Check;
