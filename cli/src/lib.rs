@@ -144,3 +144,8 @@ pub fn verify(artifact: &Opened, checkpoint: &Checkpoint, tolerance: Option<f32>
     verify::artifact(artifact, checkpoint.folder(), &how, &mut |check| verdict.checks.push(check))?;
     Ok(verdict)
 }
+
+/// The program of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}

@@ -170,6 +170,23 @@ mod tests {
     }
 
     #[test]
+    fn every_command_of_the_readme_parses() {
+        let readme = include_str!("../../../README.md").replace("\\\n", "");
+        let inline = readme.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`'));
+        let lines = readme.lines().chain(inline).filter(|line| line.starts_with("diffulex-edge "));
+        let mut count = 0;
+        for line in lines {
+            let command = line.split("  #").next().unwrap_or_default();
+            let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
+            if let Err(error) = Cli::try_parse_from(words(&command)) {
+                panic!("{line}\n{error}");
+            }
+            count += 1;
+        }
+        assert!(count > 30, "{count}");
+    }
+
+    #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         Cli::command().debug_assert();
     }
