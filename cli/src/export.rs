@@ -269,7 +269,8 @@ mod tests {
         let recipe = recipe::load_texts(&[BASE, family(Family::Sdar), ("export", &own)], &[]).unwrap();
         let mut schemes: Vec<&str> = recipe.schemes.iter().map(|scheme| scheme.name.value.as_str()).collect();
         let mut names = Dtype::NAMES.to_vec();
-        (schemes.sort_unstable(), names.sort_unstable());
+        schemes.sort_unstable();
+        names.sort_unstable();
         assert_eq!(schemes, names);
         for scheme in &recipe.schemes {
             let grid = scheme.activations.as_ref().is_some_and(|a| a.value.grid().is_some());

@@ -80,7 +80,7 @@
 //! | [`mod@verify`] | comparisons with a checkpoint or with recordings: [`Comparison`], [`Verdict`] |
 //! | [`answer`] | tokenizer, template, session and algorithm of one model: [`Model`] |
 //! | [`report`] | what each weight became, as data, text or a page |
-//! | [`bench`] | times of steps |
+//! | [`mod@bench`] | times of steps |
 //! | [`onnxruntime`] | ONNX Runtime as an engine, where it is installed |
 //!
 //! The steps themselves live in the crates below: `diffulex-compiler` (checkpoint and recipe to module),

@@ -72,7 +72,7 @@ pub struct Comparison {
 /// When it is below 0 or no number.
 pub(crate) fn tolerable(tolerance: Option<f32>) -> Result<(), Error> {
     match tolerance {
-        Some(share) if !(share >= 0.0) => {
+        Some(share) if share.is_nan() || share < 0.0 => {
             Err(Error::Usage(format!("a tolerance is a share of the largest logit, 0 or more; {share} is none")))
         }
         _ => Ok(()),

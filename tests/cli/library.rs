@@ -59,7 +59,7 @@ fn a_tolerance_narrows_limits_and_names_the_check() {
     let costs = verdict.failed().filter(|check| matches!(check, Check::Numbers(_)));
     assert!(costs.count() > 0 && verdict.to_string().contains("cost of the encoding"), "{verdict}");
     for wrong in [-1.0, f32::NAN] {
-        let error = verify(&exact, &checkpoint, Some(wrong)).err().expect("no tolerance");
+        let error = verify(&exact, &checkpoint, Some(wrong)).expect_err("no tolerance");
         assert!(matches!(&error, Error::Usage(text) if text.contains("0 or more")), "{error}");
     }
     let place = Place::new();
