@@ -1,5 +1,7 @@
 //! From a prompt to an answer: tokenizer, chat template, session and algorithm of one model.
 
+mod ask;
+
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -10,6 +12,7 @@ use diffulex_runtime::generate::{Algorithm, Behaviour, Evidence, Run, Trace, inf
 use diffulex_runtime::session::Session;
 
 use crate::Error;
+pub use ask::Answer;
 
 /// A model that answers.
 pub struct Model {

@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         Command::Context(args) => (commands::context::run(&args), FAILED),
         Command::Bench(args) => (commands::bench::run(&args), FAILED),
         Command::Run(args) => (commands::run::run(&args), FAILED),
+        Command::Completions(args) => (commands::completions::run(&args), FAILED),
+        Command::Man(args) => (commands::man::run(&args), FAILED),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

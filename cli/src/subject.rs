@@ -11,6 +11,7 @@ use diffulex_compiler::passes;
 use diffulex_compiler::quant::{self, Activations, Scheme};
 use diffulex_runtime::engine::{Engine, EngineShape};
 use diffulex_runtime::executorch::ExecuTorch;
+use diffulex_runtime::generate::Behaviour;
 use diffulex_runtime::session::Attention;
 use diffulex_runtime::tract::TractEngine;
 use diffulex_runtime::tract_onnx::TractOnnx;
@@ -18,6 +19,7 @@ use diffulex_targets::artifact::{MANIFEST, Manifest};
 use diffulex_targets::{EXTENSIONS, OpenError, coreml, onnx, qnn, raise};
 
 use crate::Error;
+use crate::answer::Model;
 use crate::onnxruntime::OnnxRuntime;
 
 /// What a path stands for.
@@ -55,9 +57,10 @@ pub struct Opened {
 }
 
 /// What runs a module.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum EngineChoice {
     /// The engine inside this program.
+    #[default]
     Tract,
     /// The engine inside this program, with the reader of ONNX files that comes with it.
     TractOnnx,
@@ -100,6 +103,11 @@ pub fn open(path: &Path, block: Option<u32>) -> Result<Opened, Error> {
     }
 }
 
+/// A folder that has a tokenizer.
+pub(crate) fn text_of(folder: &Path) -> Option<PathBuf> {
+    folder.join("tokenizer.json").is_file().then(|| folder.to_path_buf())
+}
+
 const NOT_SAID: &str =
     "the artifact says neither its mask token nor how to generate; run the folder or the recipe it came from";
 
@@ -122,7 +130,7 @@ pub fn artifact(file: &Path) -> Result<Opened, Error> {
         family: read.generation.as_ref().map(|g| g.family),
         generation: read.generation.ok_or_else(|| NOT_SAID.into()),
         block,
-        text: file.parent().filter(|folder| folder.join("tokenizer.json").is_file()).map(Path::to_path_buf),
+        text: file.parent().and_then(text_of),
         artifact: Some(file.into()),
     })
 }
@@ -138,7 +146,7 @@ pub fn bundle(folder: &Path) -> Result<Opened, Error> {
     let manifest = Manifest::read(folder)?;
     manifest.check(folder, CHECKED)?;
     let opened = artifact(&folder.join(&manifest.artifact))?;
-    let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
+    let text = text_of(folder);
     let file = folder.join("generation.json");
     let generation = match std::fs::read(&file) {
         Ok(text) => Ok(serde_json::from_slice(&text).map_err(|e| Error::Usage(format!("{}: {e}", file.display())))?),
@@ -263,12 +271,44 @@ fn imported(folder: &Path, block: Option<u32>, passes: &[&str], scheme: &Scheme)
     let tokens = checkpoint.mask_id().and_then(|mask| Ok((mask, checkpoint.end_ids()?)));
     let defaults = |(mask, ends)| Generation::defaults(config.family, block, mask, ends);
     let generation = tokens.map(defaults).map_err(|why| why.to_string());
-    let text = folder.join("tokenizer.json").exists().then(|| folder.to_path_buf());
+    let text = text_of(folder);
     let family = Some(config.family);
     Ok(Opened { name, module, source: checkpoint.clone(), family, generation, block, text, artifact: None })
 }
 
 impl Opened {
+    /// The same with the tokenizer and the chat template of another folder: what a bare artifact lacks.
+    pub fn tokenizer(self, folder: impl Into<PathBuf>) -> Opened {
+        Opened { text: Some(folder.into()), ..self }
+    }
+
+    /// How it generates, to be looked at or changed before [`Opened::model`].
+    ///
+    /// # Errors
+    /// When that is not known.
+    pub fn settings(&mut self) -> Result<&mut Generation, Error> {
+        let Opened { name, generation, .. } = self;
+        generation.as_mut().map_err(|why| Error::Usage(format!("{name}: {why}")))
+    }
+
+    /// A model that answers, on the engine inside this program.
+    ///
+    /// # Errors
+    /// As [`Model::of`].
+    pub fn model(&self) -> Result<Model, Error> {
+        Model::of(self, &EngineChoice::Tract, Behaviour::Answer)
+    }
+
+    /// The folder of its tokenizer.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn tokenizer_folder(&self) -> Result<&Path, Error> {
+        let place = || self.artifact.as_ref().map_or(self.name.clone(), |file| file.display().to_string());
+        let none = || format!("{}: has no tokenizer beside it: give its folder with `--tokenizer`", place());
+        self.text.as_deref().ok_or_else(|| Error::Usage(none()))
+    }
+
     /// The same without the roundings of values, where there are any: what the checkpoint computes with these weights.
     ///
     /// # Errors

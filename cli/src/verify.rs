@@ -1,8 +1,12 @@
 //! Proving an artifact equal to its source, and anything equal to recordings.
 
 mod recordings;
+mod verdict;
+mod words;
 
 pub use recordings::{Recordings, recordings};
+pub use verdict::Verdict;
+pub use words::describe;
 
 use std::path::{Path, PathBuf};
 
@@ -50,6 +54,31 @@ pub fn structure(folder: &Path, found: &mut Found<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// How an artifact is held against its checkpoint.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Comparison {
+    /// What runs the artifact.
+    pub engine: EngineChoice,
+    /// Largest error of a logit, as a share of the largest logit of its case. The limits that each check has count where
+    /// they are tighter.
+    pub tolerance: Option<f32>,
+    /// A departing reply names its row whichever it is.
+    pub explain: bool,
+}
+
+/// Checks that a tolerance is one.
+///
+/// # Errors
+/// When it is below 0 or no number.
+pub(crate) fn tolerable(tolerance: Option<f32>) -> Result<(), Error> {
+    match tolerance {
+        Some(share) if share.is_nan() || share < 0.0 => {
+            Err(Error::Usage(format!("a tolerance is a share of the largest logit, 0 or more; {share} is none")))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An artifact against the checkpoint it was made from, on prompts and on masked blocks:
 ///
 /// 1. against the checkpoint with its weights rounded as they are in the artifact: equal but for the order of sums. An
@@ -60,17 +89,11 @@ pub fn structure(folder: &Path, found: &mut Found<'_>) -> Result<(), Error> {
 ///
 /// Before all that the matrices themselves, number by number, since prompts touch only a few rows of the token table.
 ///
-/// With `explain` a departing reply names its row whichever it is.
-///
 /// # Errors
 /// When one of them cannot be run.
-pub fn artifact(
-    artifact: &Opened,
-    checkpoint: &Path,
-    engine: &EngineChoice,
-    explain: bool,
-    found: &mut Found<'_>,
-) -> Result<(), Error> {
+pub fn artifact(artifact: &Opened, checkpoint: &Path, how: &Comparison, found: &mut Found<'_>) -> Result<(), Error> {
+    let Comparison { engine, tolerance, explain } = how;
+    tolerable(*tolerance)?;
     let source = subject::checkpoint(checkpoint, artifact.block)?;
     let rounded = subject::checkpoint_like(checkpoint, artifact.block, &artifact.module)?;
     let known = artifact.generation.as_ref().or(source.generation.as_ref());
@@ -91,7 +114,8 @@ pub fn artifact(
     let exactly = Limits::same_weights(&artifact.module);
     let outside = matches!(engine, EngineChoice::OnnxRuntime(_));
     let rounds = artifact.module.rounds_any_tokens() || outside && exactly != Limits::between_engines(&artifact.module);
-    let mut compare = |source: &mut Session, other: &mut Session, purpose, what: &str, limits| {
+    let mut compare = |source: &mut Session, other: &mut Session, purpose, what: &str, limits: Limits| {
+        let limits = limits.within(*tolerance);
         for (name, tokens) in &cases {
             let name = format!("{name}{what}");
             found(Check::Numbers(numbers::compare(source, other, (&name, purpose), tokens, limits)?));
@@ -128,7 +152,7 @@ pub fn artifact(
         let mut algorithm = greedy.clone();
         algorithm.fit(tokens.len(), other.shape());
         algorithm.shorten(REPLY);
-        found(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, explain, !rounds)?);
+        found(replies::compare(&mut exact, &mut other, name, &algorithm, tokens, *explain, !rounds)?);
     }
     Ok(())
 }

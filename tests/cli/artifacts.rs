@@ -63,7 +63,7 @@ fn a_tied_head_in_parts_is_verified() {
 fn an_export_that_cannot_be_made_leaves_nothing() {
     let place = Place::new();
     let export = |flags: &str| place.run(&format!("export --hf-model-path tiny --output-path out/m.pte {flags}"));
-    export("--dtype int5").failed(1, &["no quantization scheme `int5`", "did you mean `int4`?"]);
+    export("--dtype int5").failed(2, &["invalid value 'int5' for '--dtype <NAME>'", "'int4'"]);
     export("--backend tpu").failed(2, &["tpu", "xnnpack"]);
     export("--set matrix.quant=[f32]").failed(1, &["`--set matrix.quant=…`", "flags of `export`"]);
     export("--set shape.cache=7").failed(1, &["shape.cache", "multiple"]);

@@ -5,7 +5,9 @@ mod artifacts;
 mod builds;
 mod coreml;
 mod families;
+mod help;
 mod kill;
+mod library;
 mod onnx;
 mod qnn;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use diffulex_compiler::recipe::TargetName;
+use diffulex_compiler::recipe::{Dtype, TargetName};
 
 use super::{MessageFormat, Places};
 
@@ -140,11 +140,11 @@ pub(crate) struct Clean {
 The same as a recipe that builds on that of the family; --print-recipe shows it, and `build` makes the same bytes of it.
 
 Examples:
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --backend xnnpack --dtype bfloat16
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype 8da4w --set shape.cache=1024
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.pte --dtype int8 --print-recipe > model.toml
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.mlpackage --backend coreml --dtype int4
-  diffulex-edge export --hf-model-path SDAR-1.7B-Chat --output-path model.qnn --backend qnn --dtype w8a16 --soc sm8650")]
+  diffulex-edge export --hf-model-path SDAR --output-path m.pte --backend xnnpack --dtype bfloat16
+  diffulex-edge export --hf-model-path SDAR --output-path m.pte --dtype 8da4w --set shape.cache=1024
+  diffulex-edge export --hf-model-path SDAR --output-path m.pte --dtype int8 --print-recipe > m.toml
+  diffulex-edge export --hf-model-path SDAR --output-path m.mlpackage --backend coreml --dtype int4
+  diffulex-edge export --hf-model-path SDAR --output-path m.qnn --backend qnn --soc sm8650")]
 pub(crate) struct Export {
     /// The checkpoint's folder
     #[arg(long, value_name = "DIR")]
@@ -155,10 +155,9 @@ pub(crate) struct Export {
     /// What to export for
     #[arg(long, value_name = "NAME", default_value = "xnnpack", value_parser = target())]
     pub(crate) backend: TargetName,
-    /// How weights are stored: bfloat16, float16, float32, int8, int4, or another scheme of recipes/base.toml (8da8w, 8da4w,
-    /// w8a16, w4a16); without it float16, or for qnn w8a16
-    #[arg(long, value_name = "NAME")]
-    pub(crate) dtype: Option<String>,
+    /// How weights are stored, as recipes/base.toml says; without it float16, or for qnn w8a16
+    #[arg(long, value_name = "NAME", value_parser = dtype())]
+    pub(crate) dtype: Option<Dtype>,
     /// A chip that a bundle is for, as often as needed, such as sm8650 or "8 Elite"
     #[arg(long, value_name = "NAME")]
     pub(crate) soc: Vec<String>,
@@ -194,4 +193,14 @@ pub(crate) struct Context {
 /// A target by its name.
 fn target() -> impl TypedValueParser<Value = TargetName> {
     PossibleValuesParser::new(TargetName::NAMES).try_map(|name| TargetName::from_name(&name).ok_or("is no target"))
+}
+
+/// A scheme by its name, or by PyTorch's.
+fn dtype() -> impl TypedValueParser<Value = Dtype> {
+    let torch = [("float32", Dtype::F32), ("float16", Dtype::F16), ("bfloat16", Dtype::Bf16)];
+    let names = Dtype::NAMES.iter().copied().chain(torch.map(|(name, _)| name));
+    PossibleValuesParser::new(names).try_map(move |name| {
+        let known = torch.into_iter().find(|(other, _)| *other == name).map(|(_, dtype)| dtype);
+        known.or(Dtype::from_name(&name)).ok_or("is no scheme")
+    })
 }

@@ -2,6 +2,7 @@
 
 mod build;
 mod run;
+mod shell;
 mod show;
 mod verify;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::{Build, Clean, Context, Export, FRESHNESS, List};
 pub(crate) use run::{Run, Sampling};
+pub(crate) use shell::{Completions, Man};
 pub(crate) use show::Show;
 pub(crate) use verify::{Bench, Verify};
 
@@ -24,10 +26,10 @@ pub(crate) struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"    build if needed, then answer
-  diffulex-edge build recipes/demo.toml                             build every artifact of a recipe
-  diffulex-edge verify recipes/demo.toml                            prove the artifacts against the checkpoint
-  diffulex-edge show artifacts/demo-xnnpack-f16                     what is in an artifact";
+  diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"  build if needed, then answer
+  diffulex-edge build recipes/demo.toml                           build every artifact of a recipe
+  diffulex-edge verify recipes/demo.toml                          prove them equal to the checkpoint
+  diffulex-edge show artifacts/demo-xnnpack-f16                   what is in an artifact";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -49,6 +51,17 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Answer a prompt with a recipe, an artifact or a checkpoint
     Run(Box<Run>),
+    /// Print the completions of a shell
+    Completions(Completions),
+    /// Print the manual page of the program, or write one for each command
+    Man(Man),
+}
+
+/// What stands below the flags in a command's help: the text before `Examples:`, and each line after it.
+pub(crate) fn notes_and_examples(command: &clap::Command) -> (String, Vec<String>) {
+    let text = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let (notes, examples) = text.split_once("Examples:\n").unwrap_or((&text, ""));
+    (notes.trim().to_string(), examples.lines().map(|line| line.trim().to_string()).collect())
 }
 
 /// Where recipes find checkpoints and builds go.
@@ -114,4 +127,71 @@ pub(crate) struct Engine {
     /// The chip whose HTP `--engine qnn` asks for, such as sm8650 or "8 Elite"; without it the first of the bundle
     #[arg(long, value_name = "NAME")]
     pub(crate) soc: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Every command with its full name.
+    fn commands(command: &clap::Command, found: &mut Vec<clap::Command>) {
+        found.push(command.clone());
+        command.get_subcommands().for_each(|command| commands(command, found));
+    }
+
+    /// The words of a line of a shell behind its pipes, without what is redirected and without the remark that stands
+    /// apart from it.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split("  ").next().and_then(|line| line.rsplit(" | ").next()).unwrap_or_default();
+        let words = shlex::split(line).unwrap_or_else(|| panic!("a quote is left open: {line}"));
+        words.into_iter().take_while(|word| !word.starts_with('>')).collect()
+    }
+
+    #[test]
+    fn every_example_of_every_command_parses() {
+        let (mut program, mut found) = (Cli::command().disable_help_subcommand(true), Vec::new());
+        program.build();
+        commands(&program, &mut found);
+        assert!(found.len() > 8);
+        for command in &found {
+            let name = command.get_name();
+            let (_, examples) = notes_and_examples(command);
+            assert!(!examples.is_empty(), "{name} has no example");
+            let mut own = 0;
+            for example in &examples {
+                let words = words(example);
+                assert!(example.chars().count() <= 98, "{example}: is wrapped where a terminal has 100 columns");
+                assert_eq!(words.first().map(String::as_str), Some("diffulex-edge"), "{example}");
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    panic!("{name}: {example}\n{error}");
+                }
+                own += usize::from(words.iter().any(|word| word == name));
+            }
+            assert!(own > 0, "{name}: no example shows it");
+        }
+    }
+
+    #[test]
+    fn every_command_of_the_readme_parses() {
+        let readme = include_str!("../../../README.md").replace("\\\n", "");
+        let inline = readme.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split('`'));
+        let lines = readme.lines().chain(inline).filter(|line| line.starts_with("diffulex-edge "));
+        let mut count = 0;
+        for line in lines {
+            let command = line.split("  #").next().unwrap_or_default();
+            let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
+            if let Err(error) = Cli::try_parse_from(words(&command)) {
+                panic!("{line}\n{error}");
+            }
+            count += 1;
+        }
+        assert!(count > 30, "{count}");
+    }
+
+    #[test]
+    fn the_command_line_contradicts_itself_nowhere() {
+        Cli::command().debug_assert();
+    }
 }

@@ -12,10 +12,10 @@ Examples:
   diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"
   diffulex-edge run recipes/demo.toml --verify --prompt \"Tell me a story about a fox and a lantern.\"
   diffulex-edge run artifacts/demo-xnnpack-f16 --engine executorch --prompt \"Hello!\"
-  diffulex-edge run model.pte --tokenizer checkpoint/ --raw --prompt \"Once\" --temperature 0.7 --seed 3
+  diffulex-edge run model.pte --tokenizer checkpoint/ --raw --prompt \"Once\" --temperature 0.7
   diffulex-edge run recipes/demo.toml --prompts questions.jsonl > answers.jsonl
   diffulex-edge run Dream-v0-Instruct-7B/ --prefix \"def area(r):\" --suffix \"return a\" --length 24
-  diffulex-edge run LLaDA-8B-Instruct/ --prompt \"Hi\" --algorithm llada.gsai --max-tokens 64 --steps 32")]
+  diffulex-edge run LLaDA-8B-Instruct/ --prompt \"Hi\" --algorithm llada.gsai --steps 32")]
 pub(crate) struct Run {
     /// A recipe, an artifact or its folder, or a checkpoint
     pub(crate) path: PathBuf,

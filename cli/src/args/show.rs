@@ -10,10 +10,10 @@ use super::Places;
 #[command(after_help = "\
 Examples:
   diffulex-edge show recipes/demo.toml                   each value, and the file it comes from
-  diffulex-edge show artifacts/demo-xnnpack-f16          sizes, the error of each kind of weight, defaults
+  diffulex-edge show artifacts/demo-xnnpack-f16          sizes, errors of the weights, defaults
   diffulex-edge show artifacts/demo-xnnpack-f16 --report report.html
   diffulex-edge show artifacts/demo-xnnpack-f16 --ir     the module that was read back from it
-  diffulex-edge show artifacts/demo-coreml-int4 --deny warnings    and what devices may do badly with it
+  diffulex-edge show artifacts/demo-coreml-int4 --deny warnings  what devices may do badly with it
   diffulex-edge show recipes/demo/model                  what is in a checkpoint")]
 pub(crate) struct Show {
     /// A recipe, an artifact or its folder, or a checkpoint

@@ -12,9 +12,10 @@ Exit status: 0 all checks passed, 1 a check failed, 2 the verification could not
 
 Examples:
   diffulex-edge verify recipes/demo.toml
-  diffulex-edge verify recipes/demo.toml --engine executorch
+  diffulex-edge verify recipes/demo.toml --engine executorch --message-format json
   diffulex-edge verify model.pte --against checkpoint/
-  diffulex-edge verify checkpoint/ --reference logits.safetensors --trajectories runs.json --message-format json
+  diffulex-edge verify model.pte --against checkpoint/ --tolerance 1e-5
+  diffulex-edge verify checkpoint/ --reference logits.safetensors --trajectories runs.json
   diffulex-edge verify artifacts/demo-xnnpack-f16 --conversations chat.json --explain")]
 pub(crate) struct Verify {
     /// A recipe, an artifact or its folder, or a checkpoint
@@ -37,6 +38,9 @@ pub(crate) struct Verify {
     /// The checkpoint that an artifact must equal; without it the one of its manifest is looked for, here and in --models
     #[arg(long, value_name = "DIR")]
     pub(crate) against: Option<PathBuf>,
+    /// Largest error of a logit, as a share of the largest; the usual limit of a check counts where it is tighter
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) tolerance: Option<f32>,
     /// Block length of the attention, where it is not the model's own
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) block: Option<u32>,
@@ -56,7 +60,7 @@ pub(crate) struct Verify {
 #[command(after_help = "\
 Examples:
   diffulex-edge bench artifacts/demo-xnnpack-8da4w --engine executorch
-  diffulex-edge bench artifacts/demo-xnnpack-f16 artifacts/demo-xnnpack-8da4w --block 4 --cache 256 --runs 50
+  diffulex-edge bench artifacts/demo-xnnpack-f16 artifacts/demo-xnnpack-8da4w --block 4 --runs 50
   diffulex-edge bench model.pte --engine executorch --threads 4 --message-format json")]
 pub(crate) struct Bench {
     /// Artifacts, their folders, or checkpoints; several take turns

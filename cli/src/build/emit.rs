@@ -85,6 +85,18 @@ pub fn foreseen(job: &Job) -> Result<Vec<Lint>, Error> {
     Ok(planned(job, &module, &job.build.name)?.lints())
 }
 
+/// What a compiled module's weights become when it is written; nothing is.
+///
+/// # Errors
+/// When a weight cannot be evaluated or stored.
+pub fn weigh(job: &Job, module: &Module) -> Result<Report, Error> {
+    let planned = planned(job, module, &job.build.name)?;
+    let nowhere = &mut |name: &str, content: Content<'_>| {
+        content(&mut std::io::sink()).map_err(|error| ArtifactError::Io { path: name.into(), error })
+    };
+    write(job, &planned, None, nowhere, &mut |_| {})
+}
+
 /// Writes the artifact alone, without a folder around it; gives what is told of its weights, and its size.
 ///
 /// # Errors

@@ -26,7 +26,7 @@ pub mod schedule;
 pub use context::MakeContext;
 pub(crate) use digests::Digests;
 pub use digests::Progress;
-pub use emit::{export, foreseen, run};
+pub use emit::{export, foreseen, run, weigh};
 pub use estimate::{Estimate, fits, fits_disk, free_memory};
 pub use forecast::{Forecast, Network, forecast};
 pub use freshness::Freshness;

@@ -2,59 +2,46 @@
 
 use std::time::Instant;
 
-use diffulex_compiler::recipe::TargetName;
 use diffulex_edge::build::{self, Event};
-use diffulex_edge::export::{Request, printed};
-use diffulex_edge::{Error, report};
+use diffulex_edge::export::{Export, Exported, printed};
+use diffulex_edge::{Error, load, report};
 use indicatif::HumanBytes;
 
 use super::lints::line;
 use super::{context, show_progress};
-use crate::args::Export;
+use crate::args;
 use crate::terminal::{bytes_bar, note, print, say};
 
 /// Runs the command.
-pub(crate) fn run(args: &Export) -> Result<bool, Error> {
-    build::lints::known(&args.deny)?;
-    let usual = if args.backend == TargetName::Qnn { "w8a16" } else { "float16" };
-    let mut overrides = args.overrides.clone();
-    if !args.soc.is_empty() {
-        if args.backend != TargetName::Qnn {
-            return Err(Error::Usage("`--soc` names a chip for `--backend qnn`".into()));
-        }
-        // A list of texts in JSON is one in TOML.
-        overrides.push(format!("target.qnn.socs={}", serde_json::json!(args.soc)));
-    }
-    let request = Request {
-        checkpoint: &args.hf_model_path,
-        output: &args.output_path,
-        target: args.backend,
-        dtype: args.dtype.as_deref().unwrap_or(usual),
-        overrides: &overrides,
+pub(crate) fn run(args: &args::Export) -> Result<bool, Error> {
+    let usual = Export::to(args.backend);
+    let export = Export {
+        dtype: args.dtype.unwrap_or(usual.dtype),
+        socs: args.soc.clone(),
+        overrides: args.overrides.clone(),
+        deny: args.deny.clone(),
+        ..usual
     };
+    let checkpoint = load(&args.hf_model_path)?;
     if args.print_recipe {
-        print(&printed(&request.recipe()?))?;
+        print(&printed(&export.recipe(&checkpoint, &args.output_path)?))?;
         return Ok(true);
     }
     let started = Instant::now();
-    let job = request.job()?;
     let bar = bytes_bar(&args.output_path.to_string_lossy());
-    let mut lints = Vec::new();
     let missing = context::missing();
     let contexts: Result<&build::MakeContext<'_>, &str> = match &missing {
         Ok(()) => Ok(&context::apart),
         Err(why) => Err(why),
     };
-    let done = build::export(&job, &args.output_path, &args.deny, contexts, &mut |event| {
+    let done = export.write_observed(&checkpoint, &args.output_path, contexts, &mut |event| {
         show_progress(&bar, &event);
-        match event {
-            Event::Lints(found) => lints = found.to_vec(),
-            Event::WithoutContexts(why) => note(&format!("no context binaries: {why}")),
-            _ => {}
+        if let Event::WithoutContexts(why) = event {
+            note(&format!("no context binaries: {why}"));
         }
     });
     bar.finish_and_clear();
-    let (report, bytes) = done?;
+    let Exported { report, bytes, lints, .. } = done?;
     lints.iter().for_each(|lint| note(&line(lint)));
     let (file, size) = (args.output_path.display(), HumanBytes(bytes));
     let (bits, seconds) = (report.bits_per_weight(), started.elapsed().as_secs_f64());

@@ -3,13 +3,14 @@
 
 pub(crate) mod bench;
 pub(crate) mod build;
-mod checks;
 pub(crate) mod clean;
+pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod export;
 mod flags;
 mod lints;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod verify;

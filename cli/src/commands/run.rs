@@ -25,20 +25,17 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
         _ if args.verify && !verify::quietly(&args.path, args.against.as_deref(), &args.places, &args.engine)? => None,
         _ => Some(subject::open(&args.path, None)?),
     };
-    let Some(opened) = opened else { return Ok(false) };
-    let unknown = |why: String| Error::Usage(format!("{}: {why}", opened.name));
-    let mut generation = opened.generation.clone().map_err(unknown)?;
-    flags::apply(&args.sampling, &mut generation)?;
+    let Some(mut opened) = opened else { return Ok(false) };
+    flags::apply(&args.sampling, opened.settings()?)?;
     if let Some(length) = args.gap.length {
-        flags::gap(length, &mut generation)?;
+        flags::gap(length, opened.settings()?)?;
     }
-    let text: PathBuf = args.tokenizer.clone().or(opened.text.clone()).ok_or_else(|| {
-        let path = args.path.display();
-        Error::Usage(format!("{path}: has no tokenizer beside it: give its folder with `--tokenizer`"))
-    })?;
+    if let Some(folder) = &args.tokenizer {
+        opened = opened.tokenizer(folder);
+    }
     // An original asked for by name makes the passes of the original; else only those that matter are made.
     let behaviour = if args.sampling.algorithm.is_some() { Behaviour::Original } else { Behaviour::Answer };
-    let mut model = Model::new(opened.engine(&engine(&args.engine, &opened)?)?, &generation, behaviour, &text)?;
+    let mut model = Model::of(&opened, &engine(&args.engine, &opened)?, behaviour)?;
     match (&args.prompt, &args.prompts) {
         (Some(prompt), _) => one(&mut model, args, prompt)?,
         (None, Some(file)) => many(&mut model, args, file)?,

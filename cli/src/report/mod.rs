@@ -19,6 +19,7 @@ use diffulex_runtime::verify::numbers::{Numbers, Purpose};
 use diffulex_targets::artifact::{self, Manifest};
 use serde::{Deserialize, Serialize};
 
+use crate::verify::Verdict;
 use crate::{Error, subject};
 
 /// Name of a build's report in an artifact's folder.
@@ -107,23 +108,23 @@ impl Report {
 }
 
 impl Verification {
-    /// What checks, as many made and as many failed, found of the artifact of a manifest.
-    pub fn new(
-        manifest: &Manifest,
-        engine: &str,
-        (checks, failed): (usize, usize),
-        numbers: &[Numbers],
-    ) -> Verification {
-        let (artifact, engine) = (digest(manifest), engine.into());
-        Verification { artifact, engine, checks, failed, distance: Distance::of(numbers) }
+    /// What was found of the artifact of a manifest.
+    pub fn new(manifest: &Manifest, engine: &str, found: &Verdict) -> Verification {
+        Verification {
+            artifact: digest(manifest),
+            engine: engine.into(),
+            checks: found.checks.len(),
+            failed: found.failed().count(),
+            distance: found.distance(),
+        }
     }
 }
 
 impl Distance {
     /// The distance over several comparisons, each weighing as much as it has rows; those against the checkpoint as it
     /// is, or where the artifact rounds nothing, all.
-    pub fn of(all: &[Numbers]) -> Option<Distance> {
-        let wanted = |purpose| all.iter().filter(move |n| n.purpose == purpose);
+    pub fn of<'a>(all: impl Iterator<Item = &'a Numbers> + Clone) -> Option<Distance> {
+        let wanted = |purpose| all.clone().filter(move |n| n.purpose == purpose);
         let purpose = if wanted(Purpose::Cost).next().is_some() { Purpose::Cost } else { Purpose::Exactness };
         let rows: usize = wanted(purpose).map(|n| n.rows).sum();
         let mean = |f: &dyn Fn(&Numbers) -> f32| {

@@ -8,7 +8,7 @@ use diffulex_runtime::tract::TractEngine;
 use diffulex_runtime::verify::trajectories::{self, Trajectory};
 use diffulex_runtime::verify::{Known, Limits, conversations, reference};
 
-use super::Found;
+use super::{Found, tolerable};
 use crate::Error;
 use crate::subject::{EngineChoice, Opened};
 
@@ -25,6 +25,8 @@ pub struct Recordings<'a> {
     pub block: Option<u32>,
     /// The folder of the tokenizer, where it is not the model's own.
     pub tokenizer: Option<&'a Path>,
+    /// Largest error of a logit, as a share of the largest of its case, where that is tighter than the usual limit.
+    pub tolerance: Option<f32>,
     /// Asks for all rows, so that a departing one can be named whichever it is.
     pub explain: bool,
 }
@@ -43,7 +45,7 @@ pub fn recordings(
     let talks = recordings.conversations.iter().map(|file| conversations::read(file)).collect::<Result<Vec<_>, _>>()?;
     if !recordings.references.is_empty() {
         let attention = attention(opened, recordings.block, &runs)?;
-        logits(opened, engine, attention, recordings.references, found)?;
+        logits(opened, engine, attention, recordings, found)?;
     }
     let model = Known { family: opened.family, generation: opened.generation.as_ref().ok() };
     if runs.iter().flatten().next().is_some() {
@@ -53,9 +55,7 @@ pub fn recordings(
         }
     }
     if talks.iter().flatten().next().is_some() {
-        let folder = recordings.tokenizer.or(opened.text.as_deref());
-        let folder = folder.ok_or_else(|| Error::Usage(format!("{}: {NO_TOKENIZER}", opened.name)))?;
-        let chat = Chat::open(folder)?;
+        let chat = Chat::open(recordings.tokenizer.map_or_else(|| opened.tokenizer_folder(), Ok)?)?;
         let mut session = Session::new(opened.engine(engine)?, Attention::Full)?;
         for (number, talk) in talks.iter().flatten().enumerate() {
             found(conversations::check(&mut session, &model, &chat, number, talk, recordings.explain));
@@ -64,18 +64,17 @@ pub fn recordings(
     Ok(())
 }
 
-const NO_TOKENIZER: &str = "has no tokenizer beside it: give its folder with `--tokenizer`";
-
 /// Recorded logits, case by case.
 fn logits(
     opened: &Opened,
     engine: &EngineChoice,
     attention: Attention,
-    files: &[PathBuf],
+    recordings: &Recordings<'_>,
     found: &mut Found<'_>,
 ) -> Result<(), Error> {
+    tolerable(recordings.tolerance)?;
     let limits = Limits::of(&opened.module);
-    for file in files {
+    for file in recordings.references {
         let cases = reference::read(file)?;
         let engine = match engine {
             // Only our engine shows what is inside, and only what was imported has the names of the parts.
@@ -93,6 +92,7 @@ fn logits(
                 true => reference::LOGITS_LIMIT,
                 false => limits.max_error * largest,
             };
+            let limit = recordings.tolerance.map_or(limit, |tolerance| limit.min(tolerance * largest));
             found(reference::check(&mut session, case, limit)?);
         }
     }

@@ -30,7 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use build::{Build, Generate, Model, QuantScheme, Shape, Sizes, Target};
-pub use choice::{Numbers, TargetName};
+pub use choice::{Dtype, Numbers, TargetName};
 pub use coreml::Coreml;
 pub use diagnostic::{Diagnostic, Diagnostics, Label, Note, Severity};
 pub use mistake::Mistake;

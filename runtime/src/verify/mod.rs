@@ -275,6 +275,11 @@ impl Limits {
         }
     }
 
+    /// The same with an error of no more than `tolerance`; a limit is never widened by it.
+    pub fn within(self, tolerance: Option<f32>) -> Limits {
+        Limits { max_error: self.max_error.min(tolerance.unwrap_or(f32::INFINITY)), ..self }
+    }
+
     fn loosest(self, other: Limits) -> Limits {
         if other.max_error > self.max_error { other } else { self }
     }

@@ -2,7 +2,9 @@
 
 use rayon::prelude::*;
 
-use diffulex_compiler::ir::{Module, Node, Op, Operand, Weight, WeightError, WeightExpr, WeightSource, WeightType};
+use diffulex_compiler::ir::{
+    Module, Node, Op, Operand, Stage, Weight, WeightError, WeightExpr, WeightSource, WeightType,
+};
 use diffulex_compiler::quant::{self, Encoded};
 
 use super::Check;
@@ -23,8 +25,10 @@ pub fn compare(
 ) -> Result<Check, WeightError> {
     let found: Vec<(Weight, &Weight)> =
         other.weights.iter().filter_map(|w| Some((on_grid_of(w, origin(source, w)?), w))).collect();
+    // What was read from an artifact is rounded already; what stands in memory would be when it is written.
+    let stored = matches!(other.stage, Stage::Read(_));
     let differences: Vec<Option<String>> =
-        found.par_iter().map(|(a, b)| difference(a, numbers, b, others)).collect::<Result<_, _>>()?;
+        found.par_iter().map(|(a, b)| difference((a, numbers), (b, others), stored)).collect::<Result<_, _>>()?;
     let first =
         differences.into_iter().flatten().next().or_else(|| added(source, other)).or_else(|| eps(source, other));
     let compared = found.len();
@@ -89,12 +93,11 @@ fn origin(source: &Module, weight: &Weight) -> Option<Weight> {
     }
 }
 
-/// The first number that differs, in words.
+/// The first number that differs, in words; `stored` says that those of `b` are as its encoding keeps them.
 fn difference(
-    a: &Weight,
-    numbers: &dyn WeightSource,
-    b: &Weight,
-    others: &dyn WeightSource,
+    (a, numbers): (&Weight, &dyn WeightSource),
+    (b, others): (&Weight, &dyn WeightSource),
+    stored: bool,
 ) -> Result<Option<String>, WeightError> {
     if a.ty.shape != b.ty.shape {
         return Ok(Some(format!("`{}` is {}, not {}", b.name, b.ty, a.ty)));
@@ -106,7 +109,7 @@ fn difference(
         let (mut x, mut y) = (Vec::new(), Vec::new());
         a.expr.rows(numbers, columns, range.clone(), &mut x)?;
         b.expr.rows(others, columns, range, &mut y)?;
-        let x = kept(a, &x);
+        let (x, y) = (kept(a, &x), if stored { y } else { kept(b, &y) });
         if let Some(at) = x.iter().zip(&y).position(|(x, y)| x.to_bits() != y.to_bits()) {
             let (row, column) = (start + at / columns, at % columns);
             return Ok(Some(format!("`{}`, row {row}, column {column}: {} instead of {}", b.name, y[at], x[at])));

@@ -4,7 +4,7 @@ use diffulex_runtime::verify::Check;
 use diffulex_runtime::verify::departure::{Candidate, Departure};
 
 /// One line for people; with `explain` a departure has two more, one for each candidate.
-pub(crate) fn describe(check: &Check, explain: bool) -> String {
+pub fn describe(check: &Check, explain: bool) -> String {
     let mark = if check.passed() { "ok    " } else { "FAILED" };
     match check {
         Check::Structure { what, problem, .. } => match problem {
