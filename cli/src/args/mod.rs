@@ -1,6 +1,7 @@
 //! The command line: every flag is declared here, with its help, and nothing else.
 
 mod build;
+mod chat;
 mod run;
 mod show;
 mod verify;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::{Build, Context, Export};
+pub(crate) use chat::{Chat, completed};
 pub(crate) use run::{Run, Sampling};
 pub(crate) use show::Show;
 pub(crate) use verify::{Bench, Verify};
@@ -23,7 +25,10 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLES: &str = "\
+Without a command it is `chat`.
+
 Examples:
+  diffulex-edge                                                     talk to the demo model inside the program
   diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"    build if needed, then answer
   diffulex-edge build recipes/demo.toml                             build every artifact of a recipe
   diffulex-edge verify recipes/demo.toml                            prove the artifacts against the checkpoint
@@ -45,6 +50,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Answer a prompt with a recipe, an artifact or a checkpoint
     Run(Box<Run>),
+    /// Talk to a model, and see its answers form
+    Chat(Box<Chat>),
 }
 
 /// Where recipes find checkpoints and builds go.
