@@ -158,12 +158,7 @@ impl Model {
     ///
     /// # Errors
     /// When the model's attention goes by blocks, all does not fit, or a pass fails.
-    pub fn infill(
-        &mut self,
-        prefix: &[u32],
-        suffix: &[u32],
-        watch: &mut Watch<'_>,
-    ) -> Result<(String, Trace), Error> {
+    pub fn infill(&mut self, prefix: &[u32], suffix: &[u32], watch: &mut Watch<'_>) -> Result<(String, Trace), Error> {
         let algorithm = self.algorithm.clone();
         self.fill(&algorithm, prefix, suffix, watch)
     }

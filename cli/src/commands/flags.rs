@@ -114,8 +114,11 @@ pub(super) fn named(error: Error, spelled: Spelling) -> Error {
     let Error::Generate(GenerateError::Setting { .. }) = error else { return error };
     let text = error.to_string();
     let said = |name: &str| text.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == name);
-    let flags: Vec<String> =
-        NAMES.iter().filter(|(name, _)| said(name)).map(|(name, ours)| format!("{name} is {}", spelled(ours))).collect();
+    let flags: Vec<String> = NAMES
+        .iter()
+        .filter(|(name, _)| said(name))
+        .map(|(name, ours)| format!("{name} is {}", spelled(ours)))
+        .collect();
     if flags.is_empty() { error } else { Error::Usage(format!("{text} ({})", flags.join(", "))) }
 }
 

@@ -87,9 +87,7 @@ impl Saved {
         let turns = self.messages.iter().map(|turn| turn.role);
         match turns.zip(wanted.iter().cycle()).position(|(role, (wanted, _))| role != *wanted) {
             Some(at) => Err(ConversationError::Turns(at + 1, wanted[at % 2].1)),
-            None if self.messages.len() % 2 == 1 => {
-                Err(ConversationError::Turns(self.messages.len() + 1, wanted[1].1))
-            }
+            None if self.messages.len() % 2 == 1 => Err(ConversationError::Turns(self.messages.len() + 1, wanted[1].1)),
             None => Ok(()),
         }
     }
@@ -98,7 +96,8 @@ impl Saved {
     pub fn settings_fit(&self, mine: &Generation) -> bool {
         let g = &self.settings;
         let block = g.attention == Attention::Full || g.block == mine.block;
-        let facts = (g.family, g.attention, g.logits, g.mask_id) == (mine.family, mine.attention, mine.logits, mine.mask_id);
+        let facts =
+            (g.family, g.attention, g.logits, g.mask_id) == (mine.family, mine.attention, mine.logits, mine.mask_id);
         facts && block && g.end_ids == mine.end_ids
     }
 }

@@ -165,7 +165,7 @@ fn hostile_files_are_refused() {
     for end in (0..good.len() - 2).step_by(7) {
         refused(&good.as_bytes()[..end], "is no saved conversation");
     }
-    refused("[".repeat(100_000).as_bytes(), "recursion limit");
+    refused("[".repeat(100_000).as_bytes(), "is no saved conversation");
     refused(b"\xff\xfe", "is no saved conversation");
     refused(good.replace("\"user\"", "\"system\"").as_bytes(), "unknown variant `system`");
     refused(good.replace("\"user\"", "\"assistant\"").as_bytes(), "message 1 is not of the user");
@@ -174,9 +174,6 @@ fn hostile_files_are_refused() {
     let one = good.replacen("\"messages\": [", "\"messages\": [{\"role\":\"user\",\"content\":\"\"},{\"role\":\"assistant\",\"content\":\"\"},{\"role\":\"user\",\"content\":\"\"},", 1);
     refused(one.as_bytes(), "message 4 is not of the assistant");
     refused(&vec![b' '; MAX_FILE as usize + 1], "more than the 16777216");
-    assert!(matches!(
-        Saved::read(place.path()),
-        Err(Error::Conversation { error: ConversationError::NoFile, .. })
-    ));
+    assert!(matches!(Saved::read(place.path()), Err(Error::Conversation { error: ConversationError::NoFile, .. })));
     assert!(matches!(Saved::read(&place.path().join("none")), Err(Error::Io { .. })));
 }

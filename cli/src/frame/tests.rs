@@ -69,10 +69,22 @@ fn settled_text_only_grows() {
 #[test]
 fn a_line_is_no_wider_than_it_may_be() {
     let token = |text: &str| Piece::Token { text: text.into(), sure: Sure::Very };
-    let frame = Frame { settled: String::new(), work: vec![Piece::Mask, token("字字\n"), token("\x1b[2J"), Piece::Mask] };
+    let frame =
+        Frame { settled: String::new(), work: vec![Piece::Mask, token("字字\n"), token("\x1b[2J"), Piece::Mask] };
     let lines: Vec<String> = (0..12).map(|columns| frame.line(false, columns)).collect();
     let wanted = [
-        "", "…", "·…", "·…", "·字…", "·字…", "·字字…", "·字字↵…", "·字字↵␛…", "·字字↵␛[…", "·字字↵␛[2…", "·字字↵␛[2J·",
+        "",
+        "…",
+        "·…",
+        "·…",
+        "·字…",
+        "·字…",
+        "·字字…",
+        "·字字↵…",
+        "·字字↵␛…",
+        "·字字↵␛[…",
+        "·字字↵␛[2…",
+        "·字字↵␛[2J·",
     ];
     // The last fits in eleven columns because nothing follows it.
     assert_eq!(lines[..11], wanted[..11]);

@@ -24,8 +24,7 @@ pub(crate) struct Stoppable<'a> {
 impl Interrupt {
     /// Begins to listen.
     pub(crate) fn listen() -> Result<Interrupt, Error> {
-        let interrupt =
-            Interrupt { idle: Arc::new(AtomicBool::new(true)), pressed: Arc::new(AtomicBool::new(false)) };
+        let interrupt = Interrupt { idle: Arc::new(AtomicBool::new(true)), pressed: Arc::new(AtomicBool::new(false)) };
         flag::register_conditional_default(SIGINT, interrupt.idle.clone())
             .and_then(|_| flag::register(SIGINT, interrupt.pressed.clone()))
             .map_err(Error::io("Ctrl-C"))?;

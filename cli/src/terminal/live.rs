@@ -6,6 +6,7 @@
 //! it moves the cursor together with the text.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 
 use diffulex_edge::Error;
 use diffulex_edge::answer::Progress;
@@ -61,6 +62,17 @@ impl Screen {
         }
     }
 
+    /// The same for an observer, which ends the answer when nothing can be shown, or when it was `stopped`.
+    pub(crate) fn watch(
+        &mut self,
+        progress: &Progress<'_>,
+        failed: &mut Result<(), Error>,
+        stopped: &dyn Fn() -> bool,
+    ) -> ControlFlow<()> {
+        *failed = self.show(progress);
+        if failed.is_err() || stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
     /// Ends the answer, whose text this is: what was not printed of it, and the end of the line.
     pub(crate) fn finish(&mut self, text: &str) -> Result<(), Error> {
         let rest = text.get(self.given..).unwrap_or_default();
@@ -72,7 +84,8 @@ impl Screen {
             self.plain(rest)?;
         }
         // A line that fills its row has already been ended.
-        let ended = matches!(self.how, How::Drawn { .. }) && !self.line.is_empty() && walk(0, &self.line, size().0).1 == 0;
+        let ended =
+            matches!(self.how, How::Drawn { .. }) && !self.line.is_empty() && walk(0, &self.line, size().0).1 == 0;
         self.line.clear();
         if ended { Ok(()) } else { print("\n") }
     }
