@@ -123,8 +123,8 @@ impl Screen {
         let line = frame.line(colors, (columns * (below + 1)).saturating_sub(column + below + 1));
         if !line.is_empty() {
             let room = walk(column, &frame.line(false, usize::MAX), columns).0.min(below);
-            // Index (ESC D) goes down and scrolls, but stays in its column.
-            out += &"\x1bD".repeat(room);
+            // A vertical tab goes down and scrolls as the end of a line does, but stays in its column.
+            out += &"\x0b".repeat(room);
             if room > 0 {
                 out += &format!("\x1b[{room}A");
             }
@@ -188,8 +188,8 @@ mod tests {
         let mask = |n: usize| vec![Piece::Mask; n];
         let token = |text: &str| Piece::Token { text: text.into(), sure: Sure::Fairly };
         let text = "One fox and 字字字 an e\u{301}gg.\n\n\tTwo \x1b[2Jlanterns, and what they said to one another.";
-        for (rows, columns) in [(24, 80), (3, 20), (2, 7), (5, 10), (1, 30), (10, 3)] {
-            let mut parser = vt100::Parser::new(rows, columns, 10_000);
+        for (rows, columns) in [(24u16, 80u16), (3, 20), (2, 7), (5, 10), (1, 30), (10, 3)] {
+            let mut parser = vt100::Parser::new(rows.try_into().unwrap(), columns.try_into().unwrap(), 10_000);
             let mut screen = Screen { how: How::Drawn { colors: true }, given: 0, line: String::new() };
             parser.process(b"before\r\n");
             for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {
@@ -209,7 +209,7 @@ mod tests {
 
     /// Everything on the screen, and all that has gone up from it.
     fn whole(parser: &mut vt100::Parser, columns: u16) -> String {
-        let (mut text, rows) = (String::new(), parser.screen().size().0 as usize);
+        let (mut text, rows) = (String::new(), parser.screen().size().0.get() as usize);
         parser.screen_mut().set_scrollback(usize::MAX);
         for back in (0..=parser.screen().scrollback()).rev() {
             parser.screen_mut().set_scrollback(back);
