@@ -17,6 +17,8 @@ use diffulex_runtime::verify::VerifyError;
 use diffulex_targets::artifact::ArtifactError;
 use diffulex_targets::{EmitError, OpenError};
 
+use crate::conversation::ConversationError;
+
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -64,6 +66,14 @@ pub enum Error {
     /// Tokenizer or chat template.
     #[error(transparent)]
     Chat(#[from] ChatError),
+    /// A conversation that cannot be read from its file.
+    #[error("{}: {error}", file.display())]
+    Conversation {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: ConversationError,
+    },
     /// A run that cannot go on.
     #[error(transparent)]
     Generate(#[from] GenerateError),

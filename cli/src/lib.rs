@@ -79,6 +79,7 @@
 //! | [`subject`] | what a path stands for; [`Opened`]: anything that an engine can run |
 //! | [`mod@verify`] | comparisons with a checkpoint or with recordings: [`Comparison`], [`Verdict`] |
 //! | [`answer`] | tokenizer, template, session and algorithm of one model: [`Model`] |
+//! | [`conversation`] | questions and answers one after the other, for a chat: [`conversation::Conversation`] |
 //! | [`report`] | what each weight became, as data, text or a page |
 //! | [`mod@bench`] | times of steps |
 //! | [`onnxruntime`] | ONNX Runtime as an engine, where it is installed |
@@ -89,8 +90,12 @@
 pub mod answer;
 pub mod bench;
 pub mod build;
+pub mod conversation;
+pub mod demo;
 mod error;
 pub mod export;
+pub mod frame;
+pub mod harmless;
 pub mod onnxruntime;
 pub mod report;
 pub mod subject;

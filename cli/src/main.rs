@@ -16,7 +16,7 @@ const FAILED: u8 = 1;
 const NOT_RUN: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(args::completed(std::env::args_os()));
     let (done, failure) = match cli.command {
         Command::Build(args) => (commands::build::run(&args), FAILED),
         Command::List(args) => (commands::list::run(&args), FAILED),
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Context(args) => (commands::context::run(&args), FAILED),
         Command::Bench(args) => (commands::bench::run(&args), FAILED),
         Command::Run(args) => (commands::run::run(&args), FAILED),
+        Command::Chat(args) => (commands::chat::run(&args), FAILED),
         Command::Completions(args) => (commands::completions::run(&args), FAILED),
         Command::Man(args) => (commands::man::run(&args), FAILED),
     };

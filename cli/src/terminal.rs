@@ -1,4 +1,9 @@
-//! What goes to the terminal beside a command's own output: errors, progress, notes. All of it to the error stream.
+//! What goes to the terminal beside a command's own output, to the error stream: errors, progress, notes. Below: answers
+//! that are drawn, lines that are typed, Ctrl-C.
+
+pub(crate) mod interrupt;
+pub(crate) mod line;
+pub(crate) mod live;
 
 use std::io::{IsTerminal, Write};
 use std::sync::LazyLock;

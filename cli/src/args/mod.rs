@@ -1,6 +1,7 @@
 //! The command line: every flag is declared here, with its help, and nothing else.
 
 mod build;
+mod chat;
 mod run;
 mod shell;
 mod show;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use build::{Build, Clean, Context, Export, FRESHNESS, List};
+pub(crate) use chat::{Chat, completed};
 pub(crate) use run::{Run, Sampling};
 pub(crate) use shell::{Completions, Man};
 pub(crate) use show::Show;
@@ -25,7 +27,10 @@ pub(crate) struct Cli {
 }
 
 const EXAMPLES: &str = "\
+Without a command it is `chat`.
+
 Examples:
+  diffulex-edge                                                   talk to the demo model inside the program
   diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"  build if needed, then answer
   diffulex-edge build recipes/demo.toml                           build every artifact of a recipe
   diffulex-edge verify recipes/demo.toml                          prove them equal to the checkpoint
@@ -51,6 +56,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Answer a prompt with a recipe, an artifact or a checkpoint
     Run(Box<Run>),
+    /// Talk to a model, and see its answers form
+    Chat(Box<Chat>),
     /// Print the completions of a shell
     Completions(Completions),
     /// Print the manual page of the program, or write one for each command

@@ -41,11 +41,14 @@ pub(crate) struct Run {
     pub(crate) against: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) engine: Engine,
-    /// Folder with tokenizer.json, for an artifact without its folder
-    #[arg(long, value_name = "DIR")]
+    /// Folder with tokenizer.json, or that file, for an artifact without its folder
+    #[arg(long, value_name = "PATH")]
     pub(crate) tokenizer: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) sampling: Sampling,
+    /// Print text only, where the answer would be drawn while it forms
+    #[arg(long)]
+    pub(crate) plain: bool,
     /// Print passes, tokens a pass and tokens a second to the error stream
     #[arg(long)]
     pub(crate) stats: bool,
@@ -69,7 +72,7 @@ pub(crate) struct Gap {
 }
 
 /// What may differ from the artifact's defaults.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Generation")]
 pub(crate) struct Sampling {
     /// An algorithm by the name of the original, run exactly as the original runs it

@@ -1,4 +1,4 @@
-//! Flags over the defaults that travel with a model, each held against its range.
+//! Flags, and settings of the chat, over the defaults that travel with a model, each held against its range.
 
 use diffulex_compiler::generation::{Algorithm, Attention, Generation, Reuse, Strategy};
 use diffulex_edge::Error;
@@ -6,44 +6,78 @@ use diffulex_runtime::generate::{GenerateError, settings};
 
 use crate::args::Sampling;
 
-/// Changes what the flags name.
-pub(super) fn apply(flags: &Sampling, generation: &mut Generation) -> Result<(), Error> {
-    let count = |name: &str, flag: Option<u32>| match flag {
-        Some(0) => Err(Error::Usage(format!("--{name} is at least 1"))),
-        given => Ok(given),
-    };
+/// How the user writes a setting, given by its name in recipes.
+pub(super) type Spelling = fn(&str) -> String;
+
+/// A setting as a flag.
+pub(super) fn as_flag(name: &str) -> String {
+    format!("--{}", name.replace('_', "-"))
+}
+
+/// Changes what is given. After a refusal `generation` is to be thrown away.
+pub(super) fn apply(given: &Sampling, generation: &mut Generation, spelled: Spelling) -> Result<(), Error> {
     let g = generation;
-    if let Some(block) = count("block", flags.block)? {
+    if let Some(block) = given.block {
         if g.attention == Attention::BlockCausal && block != g.block {
-            let own = g.block;
-            return Err(Error::Usage(format!("the model was trained for blocks of {own}; --block cannot change that")));
+            let (own, block) = (g.block, spelled("block"));
+            return Err(Error::Usage(format!("the model was trained for blocks of {own}; {block} cannot change that")));
         }
         g.block = block;
     }
-    g.algorithm = word("algorithm", &flags.algorithm, Algorithm::NAMES, Algorithm::from_name)?.unwrap_or(g.algorithm);
-    refuse_unknown(flags, g.algorithm)?;
-    g.strategy = word("strategy", &flags.strategy, Strategy::NAMES, Strategy::from_name)?.or(g.strategy);
-    g.reuse = word("reuse", &flags.reuse, Reuse::NAMES, Reuse::from_name)?.unwrap_or(g.reuse);
-    g.temperature = within("temperature", flags.temperature, 0.0, 2.0)?.unwrap_or(g.temperature);
-    g.top_p = within("top-p", flags.top_p, 0.0, 1.0)?.unwrap_or(g.top_p);
-    if let Some(threshold) = within("threshold", flags.threshold, 0.0, 1.0)? {
-        if flags.steps.is_some() && g.algorithm.name().starts_with("llada.nv") {
-            let both = "--steps and --threshold are two ways to choose what a pass fills; give one";
-            return Err(Error::Usage(both.into()));
+    let name = |name: &str| spelled(name);
+    g.algorithm =
+        word(name("algorithm"), &given.algorithm, Algorithm::NAMES, Algorithm::from_name)?.unwrap_or(g.algorithm);
+    refuse_unknown(given, g.algorithm, spelled)?;
+    g.strategy = word(name("strategy"), &given.strategy, Strategy::NAMES, Strategy::from_name)?.or(g.strategy);
+    g.reuse = word(name("reuse"), &given.reuse, Reuse::NAMES, Reuse::from_name)?.unwrap_or(g.reuse);
+    if let Some(threshold) = given.threshold {
+        let either = g.algorithm.name().starts_with("llada.nv");
+        if given.steps.is_some() && either {
+            let (steps, threshold) = (spelled("steps"), spelled("threshold"));
+            let both = format!("{steps} and {threshold} are two ways to choose what a pass fills; give one");
+            return Err(Error::Usage(both));
         }
         g.threshold = vec![threshold];
-        g.steps = g.steps.filter(|_| !g.algorithm.name().starts_with("llada.nv"));
+        g.steps = g.steps.filter(|_| !either);
     }
-    g.eps = within("eps", flags.eps, 0.0, 1.0)?.or(g.eps);
-    g.alg_temp = within("alg-temp", flags.alg_temp, 0.0, 1000.0)?.or(g.alg_temp);
-    g.guidance = within("guidance", flags.guidance, 0.0, 100.0)?.or(g.guidance);
-    g.max_tokens = count("max-tokens", flags.max_tokens)?.unwrap_or(g.max_tokens);
-    g.steps = count("steps", flags.steps)?.or(g.steps);
-    g.small_block = count("small-block", flags.small_block)?.or(g.small_block);
-    g.window = count("window", flags.window)?.or(g.window);
-    g.top_k = flags.top_k.unwrap_or(g.top_k);
-    g.seed = flags.seed.unwrap_or(g.seed);
-    Ok(())
+    g.temperature = given.temperature.unwrap_or(g.temperature);
+    g.top_p = given.top_p.unwrap_or(g.top_p);
+    g.top_k = given.top_k.unwrap_or(g.top_k);
+    g.eps = given.eps.or(g.eps);
+    g.alg_temp = given.alg_temp.or(g.alg_temp);
+    g.guidance = given.guidance.or(g.guidance);
+    g.max_tokens = given.max_tokens.unwrap_or(g.max_tokens);
+    g.steps = given.steps.or(g.steps);
+    g.small_block = given.small_block.or(g.small_block);
+    g.window = given.window.or(g.window);
+    g.seed = given.seed.unwrap_or(g.seed);
+    check(g, spelled)
+}
+
+/// Holds every value against its range, wherever it comes from.
+pub(super) fn check(generation: &Generation, spelled: Spelling) -> Result<(), Error> {
+    let g = generation;
+    let counts = [
+        ("block", Some(g.block)),
+        ("max_tokens", Some(g.max_tokens)),
+        ("steps", g.steps),
+        ("small_block", g.small_block),
+        ("window", g.window),
+    ];
+    if let Some((name, _)) = counts.iter().find(|(_, value)| *value == Some(0)) {
+        return Err(Error::Usage(format!("{} is at least 1", spelled(name))));
+    }
+    let within = |name: &str, value: f64, high: f64| match (0.0..=high).contains(&value) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!("{} is {value}, which is not between 0 and {high}", spelled(name)))),
+    };
+    // The shortest decimal that names the same number: 0.1 and not 0.10000000149.
+    let decimal = |value: f32| value.to_string().parse().unwrap_or(f64::from(value));
+    within("temperature", decimal(g.temperature), 2.0)?;
+    within("top_p", decimal(g.top_p), 1.0)?;
+    g.threshold.iter().try_for_each(|&threshold| within("threshold", threshold, 1.0))?;
+    let optional = [("eps", g.eps, 1.0), ("alg_temp", g.alg_temp, 1000.0), ("guidance", g.guidance, 100.0)];
+    optional.into_iter().try_for_each(|(name, value, high)| value.map_or(Ok(()), |v| within(name, decimal(v), high)))
 }
 
 /// Makes the generation one that fills a gap of `length` tokens, where end tokens are tokens like others.
@@ -63,30 +97,33 @@ pub(super) fn gap(length: u32, generation: &mut Generation) -> Result<(), Error>
     Ok(())
 }
 
-/// The originals' names of parameters that have a flag of another name.
+/// The originals' names of parameters, and ours.
 const NAMES: [(&str, &str); 8] = [
-    ("gen_length", "--max-tokens"),
-    ("max_new_tokens", "--max-tokens"),
-    ("block_length", "--block"),
-    ("small_block_size", "--small-block"),
-    ("denoising_steps", "--steps"),
-    ("cfg_scale", "--guidance"),
-    ("alg_temp", "--alg-temp"),
-    ("steps", "--steps"),
+    ("gen_length", "max_tokens"),
+    ("max_new_tokens", "max_tokens"),
+    ("block_length", "block"),
+    ("small_block_size", "small_block"),
+    ("denoising_steps", "steps"),
+    ("cfg_scale", "guidance"),
+    ("alg_temp", "alg_temp"),
+    ("steps", "steps"),
 ];
 
-/// Says which flags set the parameters that an algorithm complains of.
-pub(super) fn named(error: Error) -> Error {
+/// Says what sets the parameters that an algorithm complains of.
+pub(super) fn named(error: Error, spelled: Spelling) -> Error {
     let Error::Generate(GenerateError::Setting { .. }) = error else { return error };
     let text = error.to_string();
     let said = |name: &str| text.split(|c: char| c != '_' && !c.is_alphanumeric()).any(|word| word == name);
-    let flags: Vec<String> =
-        NAMES.iter().filter(|(name, _)| said(name)).map(|(name, flag)| format!("{name} is {flag}")).collect();
+    let flags: Vec<String> = NAMES
+        .iter()
+        .filter(|(name, _)| said(name))
+        .map(|(name, ours)| format!("{name} is {}", spelled(ours)))
+        .collect();
     if flags.is_empty() { error } else { Error::Usage(format!("{text} ({})", flags.join(", "))) }
 }
 
-/// Refuses a flag that the algorithm would not hear.
-fn refuse_unknown(flags: &Sampling, algorithm: Algorithm) -> Result<(), Error> {
+/// Refuses what the algorithm would not hear.
+fn refuse_unknown(flags: &Sampling, algorithm: Algorithm, spelled: Spelling) -> Result<(), Error> {
     let given = [
         ("strategy", flags.strategy.is_some()),
         ("steps", flags.steps.is_some()),
@@ -102,40 +139,24 @@ fn refuse_unknown(flags: &Sampling, algorithm: Algorithm) -> Result<(), Error> {
         ("top_p", flags.top_p.is_some()),
     ];
     let known = settings(algorithm);
-    let flag = |name: &str| format!("--{}", name.replace('_', "-"));
     match given.iter().find(|(name, given)| *given && !known.contains(name)) {
         None => Ok(()),
         Some((name, _)) => {
-            let known: Vec<String> = known.iter().map(|name| flag(name)).collect();
-            let (name, known) = (flag(name), known.join(", "));
+            let known: Vec<String> = known.iter().map(|name| spelled(name)).collect();
+            let (name, known) = (spelled(name), known.join(", "));
             Err(Error::Usage(format!("{name} has no meaning for {algorithm}, which takes {known}")))
         }
     }
 }
 
-/// A number within its range.
-fn within<T: PartialOrd + Copy + std::fmt::Display>(
-    name: &str,
-    flag: Option<T>,
-    low: T,
-    high: T,
-) -> Result<Option<T>, Error> {
-    match flag {
-        Some(value) if !(low..=high).contains(&value) => {
-            Err(Error::Usage(format!("--{name} is {value}, which is not between {low} and {high}")))
-        }
-        given => Ok(given),
-    }
-}
-
 /// The variant that a word names.
 fn word<T>(
-    flag: &str,
+    spelled: String,
     name: &Option<String>,
     names: &[&str],
     from_name: fn(&str) -> Option<T>,
 ) -> Result<Option<T>, Error> {
     let Some(name) = name else { return Ok(None) };
-    let unknown = || Error::Usage(format!("--{flag}: there is no `{name}`; there are {}", names.join(", ")));
+    let unknown = || Error::Usage(format!("{spelled}: there is no `{name}`; there are {}", names.join(", ")));
     from_name(name).map(Some).ok_or_else(unknown)
 }

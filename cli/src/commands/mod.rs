@@ -3,11 +3,13 @@
 
 pub(crate) mod bench;
 pub(crate) mod build;
+pub(crate) mod chat;
 pub(crate) mod clean;
 pub(crate) mod completions;
 pub(crate) mod context;
 pub(crate) mod export;
 mod flags;
+mod folders;
 mod lints;
 pub(crate) mod list;
 pub(crate) mod man;
@@ -17,10 +19,12 @@ pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 
+use diffulex_edge::answer::Model;
 use diffulex_edge::onnxruntime::OnnxRuntime;
 use diffulex_edge::subject::{EngineChoice, Opened};
 use diffulex_edge::{Error, build as builds, report};
 use diffulex_runtime::executorch;
+use diffulex_runtime::generate::{End, Trace};
 use diffulex_targets::artifact::{self, MANIFEST, Manifest};
 use diffulex_targets::qnn::{Soc, socs};
 use indicatif::ProgressBar;
@@ -99,6 +103,34 @@ fn recipes_only(places: &Places) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::Usage("`--set` and `--only` change a recipe; this is none".into())),
     }
+}
+
+/// What was opened with the tokenizer that was asked for, given by its folder or by itself.
+fn with_tokenizer(asked: Option<&Path>, opened: Opened) -> Result<Opened, Error> {
+    let Some(path) = asked else { return Ok(opened) };
+    let is_file = path.file_name().is_some_and(|name| name == "tokenizer.json") && path.is_file();
+    let folder = if is_file { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) } else { path };
+    match folder.join("tokenizer.json").is_file() {
+        true => Ok(opened.tokenizer(folder)),
+        false => Err(Error::Usage(format!(
+            "`--tokenizer {}`: is neither a folder with tokenizer.json nor that file; nothing is downloaded",
+            path.display()
+        ))),
+    }
+}
+
+/// Tells of an answer that is not whole; whether it was cut for want of positions.
+fn note_end(model: &Model, trace: &Trace) -> bool {
+    let cut = model.was_cut(trace);
+    if cut {
+        let (tokens, room) = (trace.answer().len(), model.room());
+        note(&format!("the answer was cut to {tokens} tokens: more do not fit the {room} positions of this build"));
+    }
+    if trace.undecided > 0 && trace.end == End::Length {
+        let left = trace.undecided;
+        note(&format!("the algorithm left {left} positions undecided, as the original does with these settings"));
+    }
+    cut
 }
 
 /// The engine that was asked for, for what was opened.

@@ -1,17 +1,19 @@
 //! `run`: answers prompts, building and verifying first where asked.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use diffulex_edge::Error;
-use diffulex_edge::answer::Model;
+use diffulex_edge::answer::{Model, Watch};
+use diffulex_edge::build::Plan;
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_runtime::chat::{ChatError, Message};
-use diffulex_runtime::generate::{Behaviour, End, Trace};
+use diffulex_runtime::generate::{Behaviour, Trace};
 use serde::Deserialize;
 
-use super::{build, engine, flags, plans, recipes_only, verify};
-use crate::args::Run;
+use super::{build, engine, flags, note_end, plans, recipes_only, verify, with_tokenizer};
+use crate::args::{Places, Run};
+use crate::terminal::live::Screen;
 use crate::terminal::{note, print};
 
 /// Runs the command.
@@ -21,18 +23,18 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
         recipes_only(&args.places)?;
     }
     let opened = match kind {
-        Kind::Recipe => built(args)?,
+        Kind::Recipe => {
+            built(&args.path, &args.places, &mut |plan| Ok(!args.verify || verify::plan(plan, &args.engine)?))?
+        }
         _ if args.verify && !verify::quietly(&args.path, args.against.as_deref(), &args.places, &args.engine)? => None,
         _ => Some(subject::open(&args.path, None)?),
     };
     let Some(mut opened) = opened else { return Ok(false) };
-    flags::apply(&args.sampling, opened.settings()?)?;
+    flags::apply(&args.sampling, opened.settings()?, flags::as_flag)?;
     if let Some(length) = args.gap.length {
         flags::gap(length, opened.settings()?)?;
     }
-    if let Some(folder) = &args.tokenizer {
-        opened = opened.tokenizer(folder);
-    }
+    let opened = with_tokenizer(args.tokenizer.as_deref(), opened)?;
     // An original asked for by name makes the passes of the original; else only those that matter are made.
     let behaviour = if args.sampling.algorithm.is_some() { Behaviour::Original } else { Behaviour::Answer };
     let mut model = Model::of(&opened, &engine(&args.engine, &opened)?, behaviour)?;
@@ -48,9 +50,13 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
 const NOTHING: &str = "nothing to answer: give `--prompt TEXT` or `--prompts FILE`, or `--prefix`, `--suffix` and \
                        `--length` for a gap";
 
-/// The first artifact of a recipe, alone built when stale and verified when asked; nothing when that fails.
-fn built(args: &Run) -> Result<Option<Opened>, Error> {
-    let mut planned = plans(&args.path, &args.places)?;
+/// The first artifact of a recipe, alone built when stale, and held against `sound`; nothing when that is not.
+pub(super) fn built(
+    recipe: &Path,
+    places: &Places,
+    sound: &mut dyn FnMut(&Plan) -> Result<bool, Error>,
+) -> Result<Option<Opened>, Error> {
+    let mut planned = plans(recipe, places)?;
     if planned.len() > 1 {
         let name = &planned[0].job.build.name;
         note(&format!("running {name}, the first of {} builds; `--only TEXT` chooses", planned.len()));
@@ -58,54 +64,40 @@ fn built(args: &Run) -> Result<Option<Opened>, Error> {
     planned.truncate(1);
     build::ensure(&planned)?;
     let Some(plan) = planned.first() else { return Ok(None) };
-    if args.verify && !verify::plan(plan, &args.engine)? {
+    if !sound(plan)? {
         return Ok(None);
     }
     subject::bundle(&plan.folder).map(Some)
 }
 
-/// One prompt, its answer streamed.
+/// One prompt, its answer shown as it comes.
 fn one(model: &mut Model, args: &Run, prompt: &str) -> Result<(), Error> {
     let ids = ids(model, args, prompt)?;
-    streamed(model, args, |model, show| model.answer(&ids, show))
+    shown(model, args, |model, watch| model.watch(&ids, watch))
 }
 
-/// A gap, what fills it streamed.
+/// A gap, what fills it shown as it comes.
 fn filled(model: &mut Model, args: &Run) -> Result<(), Error> {
     let encode = |text: &Option<String>| model.text(text.as_deref().unwrap_or_default());
     let (prefix, suffix) = (encode(&args.gap.prefix)?, encode(&args.gap.suffix)?);
-    streamed(model, args, |model, show| model.infill(&prefix, &suffix, show))
+    shown(model, args, |model, watch| model.infill(&prefix, &suffix, watch))
 }
 
-/// Prints an answer as it comes.
-fn streamed(
+/// Shows an answer as it comes.
+fn shown(
     model: &mut Model,
     args: &Run,
-    answer: impl FnOnce(&mut Model, &mut dyn FnMut(&str) -> ControlFlow<()>) -> Result<(String, Trace), Error>,
+    answer: impl FnOnce(&mut Model, &mut Watch<'_>) -> Result<(String, Trace), Error>,
 ) -> Result<(), Error> {
-    let mut failed = Ok(());
-    let mut show = |piece: &str| match print(piece) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(error) => {
-            failed = Err(error);
-            ControlFlow::Break(())
-        }
-    };
-    let (_, trace) = answer(model, &mut show).map_err(flags::named)?;
-    failed?;
-    print("\n")?;
-    let cut = args.gap.length.is_none() && trace.end == End::Length && trace.answer().len() < model.max_tokens();
-    match trace.undecided {
-        0 if cut => {
-            let (tokens, room) = (trace.answer().len(), model.room());
-            note(&format!("the answer was cut to {tokens} tokens: more do not fit the {room} positions of this build"));
-        }
-        0 => {}
-        left if trace.end == End::Length => {
-            note(&format!("the algorithm left {left} positions undecided, as the original does with these settings"));
-        }
-        _ => {}
+    let (mut screen, mut failed) = (Screen::new(args.plain), Ok(()));
+    let answered = answer(model, &mut |progress| screen.watch(progress, &mut failed, &|| false));
+    if answered.is_err() {
+        screen.abandon()?;
     }
+    let (text, trace) = answered.map_err(named)?;
+    failed?;
+    screen.finish(&text)?;
+    note_end(model, &trace);
     if args.stats {
         note(&stats(&trace));
     }
@@ -125,12 +117,16 @@ fn many(model: &mut Model, args: &Run, file: &PathBuf) -> Result<(), Error> {
             Error::Usage(format!("{place}: is no JSON object with a `prompt`, at column {}", e.column()))
         })?;
         let answered = ids(model, args, &prompt).and_then(|ids| model.answer(&ids, &mut |_| ControlFlow::Continue(())));
-        let (answer, trace) = answered.map_err(|e| Error::Usage(format!("{place}: {}", flags::named(e))))?;
+        let (answer, trace) = answered.map_err(|e| Error::Usage(format!("{place}: {}", named(e))))?;
         let (tokens, passes) = (trace.answer().len(), trace.passes.len());
         let object = serde_json::json!({ "prompt": prompt, "answer": answer, "tokens": tokens, "passes": passes });
         print(&format!("{object}\n"))?;
     }
     Ok(())
+}
+
+fn named(error: Error) -> Error {
+    flags::named(error, flags::as_flag)
 }
 
 fn ids(model: &Model, args: &Run, prompt: &str) -> Result<Vec<u32>, Error> {

@@ -97,6 +97,12 @@ impl Trace {
         &self.tokens[self.prompt..self.prompt + self.answer]
     }
 
+    /// The positions that are the run's to fill.
+    #[must_use]
+    pub fn gap(&self) -> std::ops::Range<usize> {
+        self.prompt.min(self.tokens.len())..self.tokens.len().saturating_sub(self.suffix)
+    }
+
     /// What the last pass decided.
     #[must_use]
     pub fn latest(&self) -> &[Accepted] {
@@ -159,8 +165,7 @@ impl Trace {
     }
 
     pub(super) fn update_answer(&mut self, marks: Marks<'_>, limit: Option<usize>) {
-        let new = self.prompt.min(self.tokens.len())..self.tokens.len().saturating_sub(self.suffix);
-        let new = &self.tokens[new];
+        let new = &self.tokens[self.gap()];
         let (answer, ended) = marks.answer(new);
         self.undecided = new.iter().filter(|&&id| id == marks.mask).count();
         let within = limit.is_none_or(|limit| answer.len() <= limit);
