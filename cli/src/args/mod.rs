@@ -30,7 +30,7 @@ const EXAMPLES: &str = "\
 Without a command it is `chat`.
 
 Examples:
-  diffulex-edge                                                   talk to the demo model inside the program
+  diffulex-edge                                                   talk to the demo model
   diffulex-edge run recipes/demo.toml --prompt \"What is 27 + 58?\"  build if needed, then answer
   diffulex-edge build recipes/demo.toml                           build every artifact of a recipe
   diffulex-edge verify recipes/demo.toml                          prove them equal to the checkpoint

@@ -14,6 +14,9 @@ use crate::Error;
 /// Told, while a file is read: which, how many bytes of how many.
 pub type Progress<'a> = dyn FnMut(&Path, u64, u64) + 'a;
 
+/// The file that they are kept in.
+const FILE: &str = ".digests.json";
+
 /// Known digests, kept in one file of the output folder. A damaged or missing file only costs time.
 pub(crate) struct Digests<'a> {
     progress: &'a mut Progress<'a>,
@@ -33,9 +36,14 @@ struct Entry {
 impl<'a> Digests<'a> {
     /// Reads what an earlier run left in `folder`.
     pub(crate) fn open(folder: &Path, progress: &'a mut Progress<'a>) -> Digests<'a> {
-        let file = folder.join(".digests.json");
+        let file = folder.join(FILE);
         let known = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
         Digests { progress, file, known, changed: false }
+    }
+
+    /// Knows nothing, and keeps nothing.
+    pub(crate) fn forgetful(progress: &'a mut Progress<'a>) -> Digests<'a> {
+        Digests { progress, file: PathBuf::new(), known: BTreeMap::new(), changed: false }
     }
 
     /// The digest of a file, in hexadecimal.
@@ -81,7 +89,7 @@ impl Drop for Digests<'_> {
     /// Keeps what was learnt of files that are still there, whatever became of the work. Where that fails, the next run
     /// reads the files again.
     fn drop(&mut self) {
-        if !self.changed {
+        if !self.changed || self.file.as_os_str().is_empty() {
             return;
         }
         self.known.retain(|path, _| path.exists());
