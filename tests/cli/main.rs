@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
 mod artifacts;
+mod chat;
 mod coreml;
 mod families;
 mod onnx;
 mod qnn;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
