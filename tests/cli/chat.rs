@@ -66,7 +66,7 @@ fn a_recipe_an_artifact_and_a_checkpoint_are_talked_to() {
 #[test]
 fn commands_answer() {
     let place = demo();
-    let input = "/help\nWhat is 27 + 58?\n/show\n/temp 0.5\n/temp\n/topk 50\n/topp 0.9\n/max 20\n/iter 2\n/conf 0.8\n/block 4\n\
+    let input = "/help\nWhat is 27 + 58?\n/show\n/temp 0.5\n/temp\n/topk 50\n/topp 0.9\n/max 20\n/iter 2\n/conf 0.8\n/block\n\
                  /algorithm\n/algorithm sdar.block_diffusion_generate\n/seed 7\n/system Be brief.\n/show\n/algorithm default\n\
                  /clear\n/temp 0\nHello!\\\nWho are you?\n/exit\nnot said\n";
     snapshot("chat-commands", &talk(&place, "chat demo", input).ok().out);
@@ -93,9 +93,13 @@ fn a_setting_that_the_algorithm_does_not_know_is_refused() {
     let ran = talk(&place, "chat fast", "/topk 3\n/iter 3\n").failed(1, &[]);
     assert!(ran.err.contains("/topk has no meaning for fast_dllm_v2.generate, which takes "), "{}", ran.err);
     assert!(ran.err.contains("/conf, /topp"), "{}", ran.err);
-    let ran = talk(&place, "chat llada", "/topk 3\n/algorithm llada.nv\n/topk 0\n/algorithm llada.nv\n/topp 0.5\n");
+    let ran = talk(
+        &place,
+        "chat llada",
+        "/topk 3\n/algorithm llada.nv\n/topk 0\n/algorithm llada.nv\n/topp 0.5\n/block 16\n",
+    );
     let ran = ran.failed(1, &["top_k is unknown to llada.nv", "/topp has no meaning for llada.nv"]);
-    assert_eq!(ran.out, "topk is 3\ntopk is 0\nalgorithm is llada.nv\n");
+    assert_eq!(ran.out, "topk is 3\ntopk is 0\nalgorithm is llada.nv\nblock is 16\n");
 }
 
 #[test]

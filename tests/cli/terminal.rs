@@ -54,8 +54,11 @@ impl Terminal {
         (&*self.pty).write_all(keys.as_bytes()).unwrap();
     }
 
+    /// The rows of the screen, as the eye sees them: a row that goes on in the next is one of its own.
     fn screen(&self) -> String {
-        self.seen.lock().unwrap().screen.screen().contents()
+        let seen = self.seen.lock().unwrap();
+        let rows: Vec<String> = seen.screen.screen().rows(0, COLUMNS).collect();
+        rows.join("\n").trim_end().to_string()
     }
 
     /// Everything that came since the last call.
@@ -76,8 +79,7 @@ impl Terminal {
     fn say(&mut self, line: &str) -> String {
         self.output();
         self.keys(line);
-        let typed = line.rsplit('\n').next().unwrap_or(line).to_string();
-        self.wait("line", |screen| screen.contains(&typed));
+        self.wait("line", |screen| prompt(screen, line));
         self.keys("\r");
         self.wait("answer", |screen| prompt(screen, ""));
         self.output()
