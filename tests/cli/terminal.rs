@@ -28,12 +28,18 @@ const COLUMNS: u16 = 60;
 
 impl Terminal {
     fn new(place: &Place, args: &str) -> Terminal {
+        Terminal::with(place, args, false)
+    }
+
+    fn with(place: &Place, args: &str, no_color: bool) -> Terminal {
         let (pty, pts) = open().unwrap();
         pty.resize(Size::new(ROWS, COLUMNS)).unwrap();
         let command =
             Command::new(env!("CARGO_BIN_EXE_diffulex-edge")).args(args.split(' ')).current_dir(place.path(""));
         let command = command.env("XDG_CACHE_HOME", place.path("cache")).env("XDG_STATE_HOME", place.path("state"));
-        let child = command.env("TERM", "xterm-256color").env_remove("NO_COLOR").spawn(pts).unwrap();
+        let command = command.env("TERM", "xterm-256color").env_remove("NO_COLOR");
+        let command = if no_color { command.env("NO_COLOR", "1") } else { command };
+        let child = command.spawn(pts).unwrap();
         let screen = vt100::Parser::new(ROWS.try_into().unwrap(), COLUMNS.try_into().unwrap(), 1000);
         let (pty, seen) = (Arc::new(pty), Arc::new(Mutex::new(Seen { screen, bytes: vec![] })));
         let (from, to) = (pty.clone(), seen.clone());
@@ -218,6 +224,11 @@ fn plain_text_and_no_color_are_heard() {
     let mut terminal = Terminal::new(&place, "chat demo --plain");
     let drawn = terminal.say("What is 27 + 58?");
     assert!(drawn.contains("27 + 58 = 85.") && !drawn.contains('·'), "{drawn:?}");
+    terminal.keys("\x04");
+    terminal.ends();
+    let mut terminal = Terminal::with(&place, "chat demo", true);
+    let drawn = terminal.say("What is 27 + 58?");
+    assert!(drawn.contains('·') && !drawn.contains("\x1b[2m") && !drawn.contains("\x1b[32m"), "{drawn:?}");
     terminal.keys("\x04");
     terminal.ends();
 }
