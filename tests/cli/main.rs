@@ -3,6 +3,7 @@
 
 mod artifacts;
 mod builds;
+mod chat;
 mod coreml;
 mod families;
 mod help;
@@ -10,6 +11,7 @@ mod kill;
 mod library;
 mod onnx;
 mod qnn;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
