@@ -33,7 +33,7 @@ pub mod xnnpack;
 pub use emit::{Content, EmitError, Metadata};
 pub use open::{EXTENSIONS, OpenError, Opened, open};
 pub use refusal::Refusal;
-pub use stream::Work;
+pub use stream::{Watch, Work};
 pub use target::{Planned, Target};
 
 #[cfg(doc)]

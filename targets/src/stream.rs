@@ -20,6 +20,9 @@ const CHUNK: usize = 1 << 18;
 /// Most chunks of a batch: what bounds the memory on machines with many cores.
 const BATCH: usize = 16;
 
+/// Told of a weight by its name, and whether an interrupted build had written it.
+pub type Watch<'a> = dyn Fn(&str, bool) + 'a;
+
 /// Where the numbers of weights come from, and which of them are written already.
 #[derive(Clone, Copy)]
 pub struct Work<'a> {
@@ -27,8 +30,8 @@ pub struct Work<'a> {
     pub source: &'a dyn WeightSource,
     /// Knows what an interrupted build wrote, and is told what this one writes.
     pub journal: Option<&'a Journal>,
-    /// Told of each weight that is written, or part of one that is stored by itself, and whether it was written before.
-    pub watch: Option<&'a dyn Fn(&str, bool)>,
+    /// Told of each weight that is written, or part of one that is stored by itself.
+    pub watch: Option<&'a Watch<'a>>,
 }
 
 impl<'a> Work<'a> {

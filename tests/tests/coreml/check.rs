@@ -25,7 +25,7 @@ fn built((family, block): (&str, u32), keys: &[&str], out: &Path) -> std::path::
     let options = build::Options { overrides, out: out.into(), ..build::Options::default() };
     let plans = build::plan(&recipe, &options, &mut |_, _, _| {}).unwrap();
     assert_eq!(plans[0].freshness, Freshness::Absent);
-    build::run(&plans[0], Err("not asked for"), &mut |_| {}).unwrap();
+    build::run(&plans[0].job, &plans[0].folder, Err("not asked for"), None, &mut |_| {}).unwrap();
     plans[0].folder.clone()
 }
 
