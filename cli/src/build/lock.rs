@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use diffulex_targets::artifact::{self, ArtifactError, FileEntry, SUMS};
 use serde::{Deserialize, Serialize};
@@ -18,9 +17,6 @@ pub const LOCK: &str = "recipes.lock";
 const LARGEST: u64 = 16 << 20;
 /// What stands at its head.
 const HEAD: &str = "# Written by `diffulex-edge build`; `build --locked` fails where a build would differ.\n\n";
-/// Attempts to write it while another build does, and the time between two.
-const ATTEMPTS: usize = 100;
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// Builds by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -143,12 +139,6 @@ impl Lock {
         let old = Lock::read(file)?;
         if old.clone().with(made, all) == old {
             return Ok(());
-        }
-        for _ in 1..ATTEMPTS {
-            match Lock::write(file, made, all) {
-                Err(ArtifactError::Busy { .. }) => std::thread::sleep(PAUSE),
-                done => return Ok(done?),
-            }
         }
         Ok(Lock::write(file, made, all)?)
     }

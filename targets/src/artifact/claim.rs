@@ -14,11 +14,16 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{ArtifactError, MANIFEST, io_error};
 
 /// What may lie beside an artifact until its build ends.
 pub(super) const BESIDE: [&str; 4] = ["building", "journal", "lock", "replaced"];
+
+/// How long another build is waited for, which may have been killed and be about to end, and how often it is looked at.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The right to write at a place: what stands there may be replaced, and no other build is at it.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ impl Claim {
         if folder.exists() && !folder.join(mark).exists() {
             return Err(ArtifactError::InTheWay { path: folder });
         }
-        let claim = Claim::take(folder)?;
+        let claim = Claim::take(folder, PATIENCE)?;
         claim.restore();
         Ok(claim)
     }
@@ -64,17 +69,21 @@ impl Claim {
             }
         }
         fs::create_dir_all(&folder).map_err(io_error(&folder))?;
-        Claim::take(path)
+        Claim::take(path, PATIENCE)
     }
 
-    /// Takes the lock. Its file is removed when the build ends, so one that was opened before and locked after that is
-    /// nobody's: then it is tried again.
-    fn take(path: PathBuf) -> Result<Claim, ArtifactError> {
-        let lock = beside(&path, "lock");
+    /// Takes the lock, if it becomes free in time. Its file is removed when the build ends, so one that was opened before
+    /// and locked after that is nobody's: then it is tried again.
+    fn take(path: PathBuf, patience: Duration) -> Result<Claim, ArtifactError> {
+        let (lock, began) = (beside(&path, "lock"), Instant::now());
         loop {
             let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(io_error(&lock))?;
             match file.try_lock() {
                 Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) if began.elapsed() < patience => {
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
                 Err(fs::TryLockError::WouldBlock) => return Err(ArtifactError::Busy { path }),
                 Err(fs::TryLockError::Error(error)) => return Err(ArtifactError::Io { path: lock, error }),
             }
@@ -120,7 +129,7 @@ impl Drop for Claim {
 pub fn sweep(folder: &Path) {
     let folder = real(folder);
     if BESIDE.iter().any(|suffix| beside(&folder, suffix).exists())
-        && let Ok(claim) = Claim::take(folder)
+        && let Ok(claim) = Claim::take(folder, Duration::ZERO)
     {
         claim.clear();
     }
