@@ -72,18 +72,18 @@ fn recipes_only(places: &Places) -> Result<(), Error> {
 }
 
 /// The folder of the tokenizer that was asked for, given by itself or by its file, else that of what was opened.
-fn tokenizer_folder(asked: Option<&Path>, opened: &Opened) -> Result<PathBuf, Error> {
-    let Some(path) = asked else {
-        let missing = || format!("{}: has no tokenizer beside it: give its folder with `--tokenizer`", opened.name);
+fn tokenizer_folder(asked: Option<&Path>, path: &Path, opened: &Opened) -> Result<PathBuf, Error> {
+    let Some(asked) = asked else {
+        let missing = || format!("{}: has no tokenizer beside it: give its folder with `--tokenizer`", path.display());
         return opened.text.clone().ok_or_else(|| Error::Usage(missing()));
     };
-    let is_file = path.file_name().is_some_and(|name| name == "tokenizer.json") && path.is_file();
-    let folder = if is_file { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) } else { path };
+    let is_file = asked.file_name().is_some_and(|name| name == "tokenizer.json") && asked.is_file();
+    let folder = if is_file { asked.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) } else { asked };
     match folder.join("tokenizer.json").is_file() {
         true => Ok(folder.into()),
         false => Err(Error::Usage(format!(
             "`--tokenizer {}`: is neither a folder with tokenizer.json nor that file; nothing is downloaded",
-            path.display()
+            asked.display()
         ))),
     }
 }
