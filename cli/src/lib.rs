@@ -80,6 +80,8 @@
 //! | [`mod@verify`] | comparisons with a checkpoint or with recordings: [`Comparison`], [`Verdict`] |
 //! | [`answer`] | tokenizer, template, session and algorithm of one model: [`Model`] |
 //! | [`conversation`] | questions and answers one after the other, for a chat: [`conversation::Conversation`] |
+//! | [`frame`], [`harmless`] | what a screen shows of an answer that is forming, and how none of it can harm the screen |
+//! | [`demo`] | the demo model, which is inside the program |
 //! | [`report`] | what each weight became, as data, text or a page |
 //! | [`mod@bench`] | times of steps |
 //! | [`onnxruntime`] | ONNX Runtime as an engine, where it is installed |

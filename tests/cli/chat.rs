@@ -36,7 +36,7 @@ fn the_program_alone_talks() {
     let place = Place::new();
     let ran = talk(&place, "", "What is 27 + 58?\n").ok();
     assert_eq!(ran.out, "27 + 58 = 85.\n");
-    assert!(ran.err.starts_with("demo model, ") && ran.err.contains("diffulex-edge chat PATH"), "{}", ran.err);
+    assert!(ran.err.starts_with("demo model: ") && ran.err.contains("diffulex-edge chat PATH"), "{}", ran.err);
     assert_eq!(talk(&place, "--max-tokens 2", "Hello!\n").ok().out.len(), "Hell\n".len());
     assert_eq!(fs::read_dir(place.path("cache/diffulex-edge")).unwrap().count(), 1);
     // Where nothing can be cached, a temporary folder does.

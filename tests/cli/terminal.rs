@@ -52,7 +52,9 @@ impl Terminal {
             }
         });
         let mut terminal = Terminal { pty, child, seen };
-        terminal.wait("the prompt", |screen| prompt(screen, ""));
+        if args.starts_with("chat") {
+            terminal.wait("the prompt", |screen| prompt(screen, ""));
+        }
         terminal
     }
 
@@ -160,6 +162,18 @@ fn ctrl_c_stops_the_answer_and_not_the_program() {
     assert!(fs::read_to_string(place.path("talk.json")).unwrap().contains("\"stopped\": true"));
     terminal.keys("\x04");
     terminal.ends();
+}
+
+#[test]
+fn a_stopped_run_leaves_nothing_behind() {
+    let place = Place::new();
+    std::os::unix::fs::symlink(fixture("dream/tiny"), place.path("dream")).unwrap();
+    let slow = "run dream --prompt Hello --algorithm dream.diffusion_generate --max-tokens 120 --steps 100000";
+    let mut terminal = Terminal::new(&place, slow);
+    terminal.wait("masks", |screen| screen.contains('·'));
+    terminal.keys("\x03");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(1));
+    terminal.wait("end", |screen| !screen.contains('·'));
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod table;
 mod told;
 mod words;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use diffulex_edge::answer::Model;
 use diffulex_edge::conversation::{Conversation, Saved};
@@ -32,21 +32,24 @@ pub(crate) fn run(args: &Chat) -> Result<bool, Error> {
              `--engine executorch`, `onnxruntime` are other engines for the cpu"
         )));
     }
-    let path = [&args.path, &args.model_path, &args.pte_path].into_iter().flatten().next();
-    let demo = if path.is_none() {
-        Some(demo::unpack(folders::cache().as_deref()).map_err(Error::io("the demo model"))?)
-    } else {
-        None
+    let given = [&args.path, &args.model_path, &args.pte_path].into_iter().flatten().next();
+    // It may lie in a folder that goes away with this value.
+    let demo;
+    let path = match given {
+        Some(path) => path.as_path(),
+        None => {
+            demo = demo::unpack(folders::cache().as_deref()).map_err(Error::io("the demo model"))?;
+            demo.path()
+        }
     };
-    let Some(opened) = opened(args, path.map(PathBuf::as_path).or(demo.as_ref().map(|demo| demo.path())))? else {
-        return Ok(false);
-    };
-    let mut talk = conversation(args, opened, demo.is_some())?;
-    match demo.is_some() {
-        true => note(
-            "demo model, 3 million parameters: small sums, questions, stories. `diffulex-edge chat PATH` talks to another; /help",
-        ),
-        false => note(&format!("{}; /help shows the commands", talk.name())),
+    let Some(mut opened) = opened(args, path)? else { return Ok(false) };
+    if given.is_none() {
+        opened.name = "demo".into();
+    }
+    let mut talk = conversation(args, opened)?;
+    match given {
+        None => note(DEMO),
+        Some(_) => note(&format!("{}; /help shows the commands", talk.name())),
     }
     if !talk.model().has_template() {
         note("the model has no chat template: messages and answers continue one another as plain text");
@@ -54,13 +57,15 @@ pub(crate) fn run(args: &Chat) -> Result<bool, Error> {
     let mut algorithms: Vec<String> = vec!["default".into()];
     algorithms.extend(talk.model().generation().family.facts().algorithms.iter().map(|a| a.name().to_string()));
     let lines = Lines::new(Known { algorithms }, folders::state().map(|folder| folder.join("history")));
-    let interrupt = if lines.are_typed() { Some(Interrupt::listen()?) } else { None };
+    let interrupt = if lines.are_typed() { Some(Interrupt::listen(false)?) } else { None };
     Talk { defaults: talk.model().generation().clone(), talk: &mut talk, interrupt, plain: args.plain }.hold(lines)
 }
 
-/// What the path stands for, or the demo model; nothing when its build failed.
-fn opened(args: &Chat, path: Option<&Path>) -> Result<Option<Opened>, Error> {
-    let Some(path) = path else { return Ok(None) };
+const DEMO: &str =
+    "demo model: small sums, questions, stories; `diffulex-edge chat PATH` talks to another, /help shows the commands";
+
+/// What the path stands for; nothing when its build failed.
+fn opened(args: &Chat, path: &Path) -> Result<Option<Opened>, Error> {
     let kind = subject::kind(path)?;
     let wrong =
         |flag: &str, is: &str| Err(Error::Usage(format!("{}: {flag} names {is}; give it as PATH", path.display())));
@@ -80,12 +85,12 @@ fn opened(args: &Chat, path: Option<&Path>) -> Result<Option<Opened>, Error> {
 }
 
 /// The conversation that the flags ask for.
-fn conversation(args: &Chat, mut opened: Opened, demo: bool) -> Result<Conversation, Error> {
+fn conversation(args: &Chat, mut opened: Opened) -> Result<Conversation, Error> {
     flags::apply(&args.sampling, opened.settings()?, flags::as_flag)?;
     let opened = with_tokenizer(args.tokenizer.as_deref(), opened)?;
     let behaviour = if args.sampling.algorithm.is_some() { Behaviour::Original } else { Behaviour::Answer };
     let model = Model::of(&opened, &engine(&args.engine, &opened)?, behaviour)?;
-    Ok(Conversation::new(if demo { "demo" } else { &opened.name }, model, args.system.clone()))
+    Ok(Conversation::new(&opened.name, model, args.system.clone()))
 }
 
 /// A conversation under way.

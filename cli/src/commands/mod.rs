@@ -107,14 +107,14 @@ fn recipes_only(places: &Places) -> Result<(), Error> {
 
 /// What was opened with the tokenizer that was asked for, given by its folder or by itself.
 fn with_tokenizer(asked: Option<&Path>, opened: Opened) -> Result<Opened, Error> {
-    let Some(path) = asked else { return Ok(opened) };
-    let is_file = path.file_name().is_some_and(|name| name == "tokenizer.json") && path.is_file();
-    let folder = if is_file { path.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) } else { path };
+    let Some(asked) = asked else { return Ok(opened) };
+    let is_file = asked.file_name().is_some_and(|name| name == "tokenizer.json") && asked.is_file();
+    let folder = if is_file { asked.parent().filter(|p| *p != Path::new("")).unwrap_or(Path::new(".")) } else { asked };
     match folder.join("tokenizer.json").is_file() {
         true => Ok(opened.tokenizer(folder)),
         false => Err(Error::Usage(format!(
             "`--tokenizer {}`: is neither a folder with tokenizer.json nor that file; nothing is downloaded",
-            path.display()
+            asked.display()
         ))),
     }
 }

@@ -8,11 +8,12 @@ use diffulex_edge::answer::{Model, Watch};
 use diffulex_edge::build::Plan;
 use diffulex_edge::subject::{self, Kind, Opened};
 use diffulex_runtime::chat::{ChatError, Message};
-use diffulex_runtime::generate::{Behaviour, Trace};
+use diffulex_runtime::generate::{Behaviour, End, Trace};
 use serde::Deserialize;
 
 use super::{build, engine, flags, note_end, plans, recipes_only, verify, with_tokenizer};
 use crate::args::{Places, Run};
+use crate::terminal::interrupt::Interrupt;
 use crate::terminal::live::Screen;
 use crate::terminal::{note, print};
 
@@ -39,12 +40,11 @@ pub(crate) fn run(args: &Run) -> Result<bool, Error> {
     let behaviour = if args.sampling.algorithm.is_some() { Behaviour::Original } else { Behaviour::Answer };
     let mut model = Model::of(&opened, &engine(&args.engine, &opened)?, behaviour)?;
     match (&args.prompt, &args.prompts) {
-        (Some(prompt), _) => one(&mut model, args, prompt)?,
-        (None, Some(file)) => many(&mut model, args, file)?,
-        (None, None) if args.gap.length.is_some() => filled(&mut model, args)?,
-        (None, None) => return Err(Error::Usage(NOTHING.into())),
+        (Some(prompt), _) => one(&mut model, args, prompt),
+        (None, Some(file)) => many(&mut model, args, file).map(|()| true),
+        (None, None) if args.gap.length.is_some() => filled(&mut model, args),
+        (None, None) => Err(Error::Usage(NOTHING.into())),
     }
-    Ok(true)
 }
 
 const NOTHING: &str = "nothing to answer: give `--prompt TEXT` or `--prompts FILE`, or `--prefix`, `--suffix` and \
@@ -71,26 +71,29 @@ pub(super) fn built(
 }
 
 /// One prompt, its answer shown as it comes.
-fn one(model: &mut Model, args: &Run, prompt: &str) -> Result<(), Error> {
+fn one(model: &mut Model, args: &Run, prompt: &str) -> Result<bool, Error> {
     let ids = ids(model, args, prompt)?;
     shown(model, args, |model, watch| model.watch(&ids, watch))
 }
 
 /// A gap, what fills it shown as it comes.
-fn filled(model: &mut Model, args: &Run) -> Result<(), Error> {
+fn filled(model: &mut Model, args: &Run) -> Result<bool, Error> {
     let encode = |text: &Option<String>| model.text(text.as_deref().unwrap_or_default());
     let (prefix, suffix) = (encode(&args.gap.prefix)?, encode(&args.gap.suffix)?);
     shown(model, args, |model, watch| model.infill(&prefix, &suffix, watch))
 }
 
-/// Shows an answer as it comes.
+/// Shows an answer as it comes, and whether it was not stopped.
 fn shown(
     model: &mut Model,
     args: &Run,
     answer: impl FnOnce(&mut Model, &mut Watch<'_>) -> Result<(String, Trace), Error>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let (mut screen, mut failed) = (Screen::new(args.plain), Ok(()));
-    let answered = answer(model, &mut |progress| screen.watch(progress, &mut failed, &|| false));
+    let interrupt = if screen.is_drawn() { Some(Interrupt::listen(true)?) } else { None };
+    let stoppable = interrupt.as_ref().map(Interrupt::stoppable);
+    let stopped = || stoppable.as_ref().is_some_and(|stoppable| stoppable.is_stopped());
+    let answered = answer(model, &mut |progress| screen.watch(progress, &mut failed, &stopped));
     if answered.is_err() {
         screen.abandon()?;
     }
@@ -101,7 +104,7 @@ fn shown(
     if args.stats {
         note(&stats(&trace));
     }
-    Ok(())
+    Ok(trace.end != End::Stopped)
 }
 
 /// A file of prompts, answers as JSON lines.

@@ -22,11 +22,12 @@ pub(crate) struct Stoppable<'a> {
 }
 
 impl Interrupt {
-    /// Begins to listen.
-    pub(crate) fn listen() -> Result<Interrupt, Error> {
+    /// Begins to listen. With `twice` a second Ctrl-C ends the program, whatever forms.
+    pub(crate) fn listen(twice: bool) -> Result<Interrupt, Error> {
         let interrupt = Interrupt { idle: Arc::new(AtomicBool::new(true)), pressed: Arc::new(AtomicBool::new(false)) };
         flag::register_conditional_default(SIGINT, interrupt.idle.clone())
             .and_then(|_| flag::register(SIGINT, interrupt.pressed.clone()))
+            .and_then(|_| if twice { flag::register(SIGINT, interrupt.idle.clone()).map(drop) } else { Ok(()) })
             .map_err(Error::io("Ctrl-C"))?;
         Ok(interrupt)
     }

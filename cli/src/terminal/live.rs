@@ -50,6 +50,11 @@ impl Screen {
         Screen { how, given: 0, line: String::new() }
     }
 
+    /// Whether something is drawn that would be left behind if the program just ended.
+    pub(crate) fn is_drawn(&self) -> bool {
+        matches!(self.how, How::Drawn { .. })
+    }
+
     /// Shows what a pass did.
     pub(crate) fn show(&mut self, progress: &Progress<'_>) -> Result<(), Error> {
         match self.how {
