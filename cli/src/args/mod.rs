@@ -156,6 +156,11 @@ mod tests {
         words.into_iter().take_while(|word| !word.starts_with('>')).collect()
     }
 
+    /// A line as the program parses it.
+    fn parsed(words: &[String]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(completed(words.iter().map(Into::into)))
+    }
+
     #[test]
     fn every_example_of_every_command_parses() {
         let (mut program, mut found) = (Cli::command().disable_help_subcommand(true), Vec::new());
@@ -171,7 +176,7 @@ mod tests {
                 let words = words(example);
                 assert!(example.chars().count() <= 98, "{example}: is wrapped where a terminal has 100 columns");
                 assert_eq!(words.first().map(String::as_str), Some("diffulex-edge"), "{example}");
-                if let Err(error) = Cli::try_parse_from(&words) {
+                if let Err(error) = parsed(&words) {
                     panic!("{name}: {example}\n{error}");
                 }
                 own += usize::from(words.iter().any(|word| word == name));
@@ -189,7 +194,7 @@ mod tests {
         for line in lines {
             let command = line.split("  #").next().unwrap_or_default();
             let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
-            if let Err(error) = Cli::try_parse_from(words(&command)) {
+            if let Err(error) = parsed(&words(&command)) {
                 panic!("{line}\n{error}");
             }
             count += 1;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -95,12 +95,10 @@ impl Drop for Digests<'_> {
         self.known.retain(|path, _| path.exists());
         if let (Some(folder), Ok(text)) = (self.file.parent(), serde_json::to_vec(&self.known)) {
             let _ = std::fs::create_dir_all(folder);
-            let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
-                file.write_all(&text)?;
-                Ok(file.persist(&self.file)?)
-            });
+            // What a killed program leaves of it is written over by the next one.
+            let new = self.file.with_extension("new");
             // Read-only folders are nothing to complain of.
-            let _ = written;
+            let _ = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.file));
         }
     }
 }
