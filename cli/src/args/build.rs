@@ -123,7 +123,7 @@ pub(crate) struct List {
 Examples:
   diffulex-edge clean recipes/demo.toml                       remove what was built from it
   diffulex-edge clean recipes/demo.toml --only f32
-  diffulex-edge clean --out artifacts --dry-run               say what would be removed of all artifacts")]
+  diffulex-edge clean --out artifacts --dry-run               what would go of all artifacts")]
 pub(crate) struct Clean {
     /// Recipes, or folders of them; without one all artifacts that there are
     #[arg(value_name = "RECIPE")]
