@@ -12,7 +12,7 @@ use super::{Engine, Places, Sampling};
 Examples:
   diffulex-edge                                          talk to the demo model inside the program
   diffulex-edge chat recipes/demo.toml                   build if needed, then talk
-  diffulex-edge chat SDAR-1.7B-Chat/ --system \"You are brief.\" --temperature 0.8 --top-k 50 --top-p 0.9
+  diffulex-edge chat SDAR-1.7B-Chat/ --system \"You are brief.\" --temperature 0.8 --top-k 50
   diffulex-edge --pte-path model.pte --tokenizer checkpoint/ --max-tokens 100
   printf 'Hello!\\n/stats\\n' | diffulex-edge chat artifacts/demo-xnnpack-f16
 
