@@ -9,15 +9,15 @@ use super::{Engine, Places, Sampling};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
+What is not given comes from the recipe, the artifact or, for a checkpoint, the family: greedy (temperature 0), all
+tokens (top-k 0, top-p 1), 256 new tokens. `/show` tells the values, `/help` the commands that change them.
+
 Examples:
   diffulex-edge                                          talk to the demo model inside the program
   diffulex-edge chat recipes/demo.toml                   build if needed, then talk
   diffulex-edge chat SDAR-1.7B-Chat/ --system \"You are brief.\" --temperature 0.8 --top-k 50
   diffulex-edge --pte-path model.pte --tokenizer checkpoint/ --max-tokens 100
-  printf 'Hello!\\n/stats\\n' | diffulex-edge chat artifacts/demo-xnnpack-f16
-
-What is not given comes from the recipe, the artifact or, for a checkpoint, the family: greedy (temperature 0), all
-tokens (top-k 0, top-p 1), 256 new tokens. `/show` tells the values, `/help` the commands that change them.")]
+  printf 'Hello!\\n/stats\\n' | diffulex-edge chat artifacts/demo-xnnpack-f16")]
 pub(crate) struct Chat {
     /// A recipe, an artifact or its folder, or a checkpoint; without it the demo model inside the program
     #[arg(conflicts_with_all = ["model_path", "pte_path"])]
